@@ -1,0 +1,38 @@
+package plans
+
+// Exit codes of a step that failed, those of the Python tool.
+const (
+	ExitGeneral   = 1
+	ExitUsage     = 2
+	ExitModprobe  = 10
+	ExitNft       = 40
+	ExitIPAddress = 51
+	ExitIPLink    = 52
+	ExitIPFou     = 53
+	ExitCleanup   = 200
+)
+
+// ExitCode is the exit code for a command that failed.
+func ExitCode(argv []string) int {
+	if len(argv) == 0 {
+		return ExitGeneral
+	}
+	switch argv[0] {
+	case "modprobe":
+		return ExitModprobe
+	case "nft":
+		return ExitNft
+	case "ip":
+		for _, w := range argv[1:] {
+			switch w {
+			case "address":
+				return ExitIPAddress
+			case "link":
+				return ExitIPLink
+			case "fou":
+				return ExitIPFou
+			}
+		}
+	}
+	return ExitGeneral
+}

@@ -1,0 +1,104 @@
+package plans
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+)
+
+// ConfigDir is where --config NAME is looked for, as in the Python tool.
+const ConfigDir = "/etc/ipipou"
+
+// Files reads a file, as os.ReadFile does.
+type Files func(name string) ([]byte, error)
+
+// A File is one configuration file, read but not yet validated.
+type File struct {
+	Path    string
+	Top     Settings   // defaults of all tunnels
+	Tunnels []Settings // one for each [[tunnel]]
+}
+
+// Load reads --config NAME|PATH. What begins with /, ./ or ../ is a path; a
+// plain NAME is /etc/ipipou/NAME.toml or else /etc/ipipou/NAME.conf. A path
+// that ends in .toml is TOML, any other is the Python tool's format.
+func Load(config string, read Files) (File, error) {
+	if config == "" {
+		return File{}, errors.New("--config: empty name")
+	}
+	candidates := []string{config}
+	if !strings.HasPrefix(config, "/") && !strings.HasPrefix(config, "./") && !strings.HasPrefix(config, "../") {
+		base := ConfigDir + "/" + config
+		candidates = []string{base + ".toml", base + ".conf"}
+	}
+	var data []byte
+	var err error
+	for _, name := range candidates {
+		if data, err = read(name); err == nil {
+			if strings.HasSuffix(name, ".toml") {
+				return parseTOML(name, data)
+			}
+			return parseLegacy(name, data)
+		}
+		if !isNotExist(err) {
+			break
+		}
+	}
+	if len(candidates) > 1 && isNotExist(err) {
+		return File{}, fmt.Errorf("--config: neither %s nor %s exists", candidates[0], candidates[1])
+	}
+	return File{}, fmt.Errorf("--config: %v", err)
+}
+
+// instanceName is the name of an instance that a configuration file gives:
+// its file name without directory and ending.
+func instanceName(config string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(path.Base(config), ".toml"), ".conf")
+}
+
+// parseLegacy reads the Python tool's format: `key value` a line, key and
+// value parted by one blank, blanks, tabs and hyphens before the key ignored,
+// # comments. All behind the blank is the value, trailing blanks included.
+func parseLegacy(name string, data []byte) (File, error) {
+	f := File{Path: name, Top: Settings{}}
+	for i, line := range strings.Split(string(data), "\n") {
+		where := fmt.Sprintf("%s:%d", name, i+1)
+		line = strings.TrimLeft(strings.TrimRight(line, "\r"), " \t-")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		key, value, _ := strings.Cut(line, " ")
+		if k, v, ok := strings.Cut(key, "="); ok {
+			key, value = k, v
+		}
+		o, ok := optionByName(key)
+		if !ok {
+			o, ok = OptionByPrefix(key)
+		}
+		switch {
+		case len(key) > 0 && strings.Trim(key, "v") == "":
+			if err := f.Top.addVerbosity(len(key), where); err != nil {
+				return File{}, err
+			}
+			continue
+		case !ok:
+			return File{}, unknown(key, where)
+		case o.Kind == Bool && strings.TrimSpace(value) != "":
+			return File{}, fmt.Errorf("%s: %s takes no value", where, o.Name)
+		case o.Kind != Bool && value == "":
+			return File{}, fmt.Errorf("%s: %s wants a value: %s", where, o.Name, o.Hint)
+		}
+		if err := f.Top.Set(o.Name, value, where+": "+o.Name); err != nil {
+			return File{}, err
+		}
+	}
+	return f, nil
+}
+
+// addVerbosity counts a -v; it is kept apart from verb, which the last one wins.
+func (s Settings) addVerbosity(n int, where string) error {
+	old, _ := s["v"].Value.(int)
+	s["v"] = Setting{old + n, where}
+	return nil
+}

@@ -1,0 +1,142 @@
+package plans
+
+// An Option is one setting: a flag, a TOML key and a key of the Python tool's
+// .conf, all of one name.
+type Option struct {
+	Name   string
+	Short  string
+	Kind   Kind
+	Hint   string // placeholder of the value in the help
+	Group  string
+	Secret bool // its value is never shown
+	Help   string
+	// Process marks a setting of the whole instance, which a [[tunnel]] can't have.
+	Process bool
+}
+
+// Kind is the type of a setting's value.
+type Kind int
+
+// The kinds of values: a TOML boolean, integer, string, array of strings.
+const (
+	Bool Kind = iota
+	Int
+	String
+	List
+)
+
+func (k Kind) String() string {
+	return [...]string{"true or false", "an integer", "a string", "a list of strings"}[k]
+}
+
+// Options is the table of all settings, in the order of the help.
+var Options = []Option{
+	{Name: "server", Short: "s", Kind: Bool, Group: "Mode", Help: "Server: wait for an authenticated client."},
+	{Name: "client", Short: "c", Kind: Bool, Group: "Mode", Help: "Client (the default)."},
+	{Name: "number", Short: "n", Kind: Int, Hint: "N", Group: "Mode", Help: "Number of the tunnel, 0 if not given; the defaults below come from it."},
+	{Name: "reauth-only", Kind: Bool, Group: "Mode", Process: true, Help: "Client: send one authentication for a tunnel that is up, and exit."},
+
+	{Name: "fou-local", Short: "b", Kind: String, Hint: "[IP][:PORT][@DEV]", Group: "Outer path", Help: "Local FOU endpoint, three options in one."},
+	{Name: "fou-local-ip", Kind: String, Hint: "IP", Group: "Outer path", Help: "Local outer address; default: the first IPv4 of --fou-dev."},
+	{Name: "fou-local-ip-alt", Kind: String, Hint: "IP", Group: "Outer path", Help: "Server: alternate local address, for a second client behind one public address; default 172.29.0.0 + N."},
+	{Name: "force-fou-local-ip-alt", Kind: Bool, Group: "Outer path", Help: "Server: use the alternate local address at once."},
+	{Name: "fou-local-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Local FOU port; default 10000 + N."},
+	{Name: "fou-remote", Short: "r", Kind: String, Hint: "[HOST][:PORT]", Group: "Outer path", Help: "Remote FOU endpoint, two options in one."},
+	{Name: "fou-remote-ip", Kind: String, Hint: "IP", Group: "Outer path", Help: "Remote outer address."},
+	{Name: "fou-remote-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Remote FOU port."},
+	{Name: "fou-dev", Kind: String, Hint: "DEV", Group: "Outer path", Help: "Outer network interface."},
+	{Name: "encap-csum", Kind: Bool, Group: "Outer path", Help: "UDP checksums on the tunnel's packets; the system's default if not given."},
+	{Name: "no-encap-csum", Kind: Bool, Group: "Outer path", Help: "No UDP checksums on the tunnel's packets."},
+
+	{Name: "tunl-dev", Kind: String, Hint: "DEV", Group: "Tunnel", Help: "Name of the tunnel interface; default ipipouN."},
+	{Name: "tunl-ip", Kind: String, Hint: "IP", Group: "Tunnel", Help: "Address of the tunnel interface; server default 172.28.0.0 + 2N, a client must give it."},
+	{Name: "tunl-peer-ip", Kind: String, Hint: "IP", Group: "Tunnel", Help: "Address of the other end; server default tunl-ip + 1, client default tunl-ip - 1."},
+	{Name: "routes", Kind: List, Hint: "NET,...", Group: "Tunnel", Help: "Networks behind the other end."},
+
+	{Name: "auth-by-remote-ip", Kind: Bool, Group: "Authentication", Help: "Server: only --fou-remote-ip may authenticate."},
+	{Name: "auth-by-remote-port", Kind: Bool, Group: "Authentication", Help: "Server: only --fou-remote-port may authenticate."},
+	{Name: "auth-token", Kind: String, Hint: "TOKEN", Group: "Authentication", Secret: true, Help: "Shared token, plain text."},
+	{Name: "auth-token-b64", Kind: String, Hint: "BASE64", Group: "Authentication", Secret: true, Help: "Shared token, base64."},
+	{Name: "auth-token-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Shared token, the content of a file (a newline at its end does not count)."},
+	{Name: "auth-key-b64", Kind: String, Hint: "BASE64", Group: "Authentication", Secret: true, Help: "Own private key: the 32-byte seed, base64."},
+	{Name: "auth-key-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Own private key from a file: base64 seed, or an OpenSSH ed25519 key."},
+	{Name: "auth-remote-pubkey-b64", Kind: String, Hint: "BASE64", Group: "Authentication", Help: "Public key of the other end: 32 bytes, base64, or an ssh-ed25519 line."},
+	{Name: "auth-remote-pubkey-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Public key of the other end from a file, in either form."},
+	{Name: "auth-key-type", Kind: String, Hint: "TYPE", Group: "Authentication", Help: "Type of the keys; only ed25519."},
+	{Name: "auth-secret", Kind: String, Hint: "SECRET", Group: "Authentication", Secret: true, Help: "Shared secret that is signed along and never sent; default netprickle.com, which protects nothing."},
+	{Name: "auth-secret-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Shared secret, the content of a file (a newline at its end does not count)."},
+	{Name: "auth-max-time-discrepancy", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Refuse authentications whose time is further off; 0: any time (default)."},
+	{Name: "auth-packet-ttl", Kind: Int, Hint: "TTL", Group: "Authentication", Help: "TTL of authentications and replies; the system's default if not given."},
+	{Name: "auth-lifetime", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Server: a peer silent for so long must authenticate again; 0: never (default)."},
+	{Name: "keepalive", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Client: authenticate every SEC seconds, which also keeps NAT mappings; 0: never (default)."},
+	{Name: "reply-on-auth-ok", Kind: Bool, Group: "Authentication", Help: "Server: answer valid authentications. Client: expect the answer, and retry until it comes."},
+
+	{Name: "no-nft-counter", Kind: Bool, Group: "Gate", Process: true, Help: "Server: no counters in the nft rules."},
+	{Name: "nft-table", Kind: String, Hint: "NAME", Group: "Gate", Process: true, Help: "Server: name of this instance's own nft table; default: the tunnel interface's name."},
+	{Name: "queue-number", Short: "q", Kind: Int, Hint: "NUM", Group: "Gate", Help: "Accepted for the Python tool's sake: gives the default number, nothing else."},
+	{Name: "nfq-max-len", Kind: Int, Hint: "NUM", Group: "Gate", Help: "Accepted for the Python tool's sake, without effect."},
+
+	{Name: "verb", Kind: Int, Hint: "N", Group: "Log", Process: true, Help: "As -v given N times."},
+	{Name: "no-log-time", Kind: Bool, Group: "Log", Process: true, Help: "No time in the log."},
+	{Name: "no-log-pid", Kind: Bool, Group: "Log", Process: true, Help: "No process number in the log."},
+}
+
+// optionByName finds an option by its long or short name.
+func optionByName(name string) (Option, bool) {
+	for _, o := range Options {
+		if o.Name == name || (o.Short != "" && o.Short == name) {
+			return o, true
+		}
+	}
+	return Option{}, false
+}
+
+// OptionByPrefix finds the one option whose long name is name or, as the
+// Python tool's argparse had it, alone begins with name.
+func OptionByPrefix(name string) (Option, bool) {
+	if o, ok := optionByName(name); ok && len(name) > 1 {
+		return o, true
+	}
+	var found []Option
+	for _, o := range Options {
+		if len(name) > 1 && len(o.Name) > len(name) && o.Name[:len(name)] == name {
+			found = append(found, o)
+		}
+	}
+	if len(found) == 1 {
+		return found[0], true
+	}
+	return Option{}, false
+}
+
+// nearest is the option name that looks most like name, "" if none does.
+func nearest(name string) string {
+	best, at := "", len(name)/2+1
+	for _, o := range Options {
+		if d := distance(name, o.Name); d < at {
+			best, at = o.Name, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance of two short ASCII words.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := diagonal
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			diagonal = row[j]
+			row[j] = min(change, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,248 @@
+package plans
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A Command is one program call. Argv and Stdin may hold ${NAME}; Stdin is
+// empty for all but nft, whose ruleset is one transaction.
+type Command struct {
+	Argv  []string `json:"argv"`
+	Stdin string   `json:"stdin,omitempty"`
+}
+
+// IsZero reports that there is nothing to run.
+func (c Command) IsZero() bool { return len(c.Argv) == 0 }
+
+// String is the command as it is echoed: words quoted for a shell where they
+// need it, a ruleset behind it.
+func (c Command) String() string {
+	words := make([]string, len(c.Argv))
+	for i, w := range c.Argv {
+		words[i] = Quote(w)
+	}
+	s := strings.Join(words, " ")
+	if c.Stdin != "" {
+		s += " <<EOF\n" + strings.TrimSuffix(c.Stdin, "\n") + "\nEOF"
+	}
+	return s
+}
+
+// Expand replaces each ${NAME} by its value. An unknown name is an error, so
+// that no command ever runs with a hole in it.
+func (c Command) Expand(vars map[string]string) (Command, error) {
+	out := Command{Argv: make([]string, len(c.Argv))}
+	var err error
+	for i, w := range c.Argv {
+		if out.Argv[i], err = expand(w, vars); err != nil {
+			return Command{}, err
+		}
+	}
+	out.Stdin, err = expand(c.Stdin, vars)
+	return out, err
+}
+
+func expand(s string, vars map[string]string) (string, error) {
+	var b strings.Builder
+	for {
+		before, name, after, ok := cutVar(s)
+		b.WriteString(before)
+		if !ok {
+			return b.String(), nil
+		}
+		v, known := vars[name]
+		if !known {
+			return "", fmt.Errorf("no value for ${%s}", name)
+		}
+		b.WriteString(v)
+		s = after
+	}
+}
+
+// cutVar splits s around its first ${NAME}.
+func cutVar(s string) (before, name, after string, ok bool) {
+	i := strings.Index(s, "${")
+	if i < 0 {
+		return s, "", "", false
+	}
+	name, after, ok = strings.Cut(s[i+2:], "}")
+	if !ok {
+		return s, "", "", false
+	}
+	return s[:i], name, after, true
+}
+
+// A Step is one change of the host, or one look at it.
+type Step struct {
+	Comment string
+	Do      Command
+	// Undo takes Do back; zero when nothing is left to undo because the undo
+	// of an earlier step takes it along (an address goes with its interface).
+	Undo Command
+	// Key names the undo for later plans. While an undo of this key is
+	// pending, the step has been done and is skipped.
+	Key string
+	// TakeBack, in place of Do: run the pending undo of that key, if any.
+	TakeBack string
+	// Passing marks an undo that only counts until its plan has succeeded.
+	Passing bool
+	// MayFail marks a step whose failure changes nothing that matters.
+	MayFail bool
+	// Absent marks a look at something that must not exist: Do has to fail.
+	Absent string
+	// Unless is a look at the host that makes the step needless if it succeeds.
+	Unless Command
+	// Else are ways on when Do fails in a way that is known beforehand.
+	Else []Else
+}
+
+// A Failure is a way in which a command is known to fail.
+type Failure string
+
+const (
+	// Exists: an object of that name or address is there already.
+	Exists Failure = "exists"
+	// Unsupported: the kernel or iproute2 doesn't know the form of the command.
+	Unsupported Failure = "unsupported"
+)
+
+// Phrases are the words by which a command's stderr tells the failure
+// (strerror(3) texts as iproute2 and nft print them in the C locale).
+func (f Failure) Phrases() []string {
+	switch f {
+	case Exists:
+		return []string{"File exists", "Address already in use", "already assigned", "Operation already in progress"}
+	case Unsupported:
+		return []string{"unknown command", "Invalid argument"}
+	}
+	return nil
+}
+
+// Matches reports whether stderr tells this failure.
+func (f Failure) Matches(stderr string) bool {
+	for _, p := range f.Phrases() {
+		if strings.Contains(stderr, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// An Else is what follows when a step fails in the way of When.
+type Else struct {
+	When Failure
+	// Confirm, if not zero, must print one of these Lines; * at the end of one
+	// stands for anything.
+	Confirm Command
+	Lines   []string
+	// Say is told to the operator.
+	Say string
+	// Name tells the caller of the runner which way was taken.
+	Name string
+	// Steps take the place of the failed step and of all that follow it.
+	// None: what exists belongs to somebody else; it is used, not undone, and
+	// the plan goes on.
+	Steps []Step
+}
+
+// Confirms reports whether what Confirm printed has one of the lines.
+func (e Else) Confirms(stdout string) bool {
+	for line := range strings.Lines(stdout) {
+		line = strings.TrimSpace(line)
+		for _, want := range e.Lines {
+			head, open := strings.CutSuffix(want, "*")
+			if line == want || open && strings.HasPrefix(line, head) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A Plan is one operation: its steps, done in order or not at all.
+type Plan struct {
+	Name  string
+	Steps []Step
+}
+
+// Walk calls f for each step of the plan, those of its alternatives included.
+func (p Plan) Walk(f func(Step)) { walk(p.Steps, f) }
+
+func walk(steps []Step, f func(Step)) {
+	for _, s := range steps {
+		f(s)
+		for _, e := range s.Else {
+			walk(e.Steps, f)
+		}
+	}
+}
+
+// A Var is a ${NAME} that the host has to tell.
+type Var struct {
+	Name    string
+	Comment string
+	// Value is the value where it is known beforehand, else Query asks for it:
+	// the Word-th word (from 1) of the first line of its output, without what
+	// follows a slash.
+	Value string
+	Query Command
+	Word  int
+	// Missing is the error when the query has no answer.
+	Missing string
+}
+
+// Answer takes the value of v from what its query printed; "" if it is not there.
+func (v Var) Answer(stdout string) string {
+	line, _, _ := strings.Cut(stdout, "\n")
+	words := strings.Fields(line)
+	if len(words) < v.Word {
+		return ""
+	}
+	value, _, _ := strings.Cut(words[v.Word-1], "/")
+	return value
+}
+
+// Quote writes a word for a POSIX shell, with ${NAME} left to be expanded.
+func Quote(w string) string {
+	if w != "" && strings.IndexFunc(w, needsQuotes) < 0 {
+		return w
+	}
+	if _, _, _, ok := cutVar(w); !ok {
+		return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return `"` + escapeExpanded(w, `"`) + `"`
+}
+
+// escapeExpanded escapes s for a place where the shell expands, leaving ${NAME}.
+func escapeExpanded(s, quote string) string {
+	r := strings.NewReplacer(`\`, `\\`, "`", "\\`", "$", `\$`, quote, `\`+quote)
+	if quote == "" {
+		r = strings.NewReplacer(`\`, `\\`, "`", "\\`", "$", `\$`)
+	}
+	var b strings.Builder
+	for {
+		before, name, after, ok := cutVar(s)
+		b.WriteString(r.Replace(before))
+		if !ok {
+			return b.String()
+		}
+		b.WriteString("${" + name + "}")
+		s = after
+	}
+}
+
+func needsQuotes(r rune) bool {
+	switch {
+	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+		return false
+	}
+	return !strings.ContainsRune("-_./:@%+,=", r)
+}
+
+func cmd(words ...string) Command { return Command{Argv: words} }
+
+// nft is one ruleset in one transaction.
+func nft(lines ...string) Command {
+	return Command{Argv: []string{"nft", "-f", "-"}, Stdin: strings.Join(lines, "\n") + "\n"}
+}

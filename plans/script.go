@@ -1,0 +1,307 @@
+package plans
+
+import (
+	_ "embed"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// runtime is the part of every script that is the same: running, noting and
+// undoing steps, as package runner does it.
+//
+//go:embed script.sh
+var runtime string
+
+// Script is an instance as a complete POSIX sh program:
+//
+//	sh NAME.sh up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status
+//
+// It runs the same plans as package runner, keeps its own journal of undos and
+// resolves host facts where it runs. It needs a POSIX shell, iproute2, and nft
+// for a server. header lines are printed as comments at its top.
+func Script(c Config, header []string) string {
+	s := &script{undos: map[string]Command{}, args: map[string][]string{}}
+	s.line("#!/bin/sh")
+	for _, h := range header {
+		s.line("%s", strings.TrimRight("# "+h, " "))
+	}
+	s.line("set -u")
+	s.line("NAME=%s", Quote(c.Name))
+	s.body.WriteString(runtime)
+	s.facts(c)
+	s.plan("up", c.Up())
+	for _, t := range c.Tunnels {
+		if t.Mode == Server {
+			s.plan("bind_"+fn(t), t.Bind())
+			s.plan("rebind_"+fn(t), t.Rebind())
+		} else {
+			s.plan("rebind_"+fn(t), t.Move())
+		}
+	}
+	s.undoFunctions()
+	s.status(c)
+	s.dispatch(c)
+	return s.body.String()
+}
+
+type script struct {
+	body  strings.Builder
+	undos map[string]Command
+	args  map[string][]string // variables that an undo is given, by its name
+}
+
+func (s *script) line(format string, args ...any) {
+	fmt.Fprintf(&s.body, format+"\n", args...)
+}
+
+func (s *script) comment(indent, text string) {
+	if text != "" {
+		s.line("%s# %s", indent, text)
+	}
+}
+
+// facts resolves what only the host can tell, unless the environment or the
+// journal of a running instance says it.
+func (s *script) facts(c Config) {
+	s.line("\n# What the host has to tell. A value in the environment goes before.\nfacts() {")
+	for _, v := range c.Facts() {
+		s.comment("\t", v.Comment)
+		if v.Value != "" {
+			s.line("\t: \"${%s:=%s}\"", v.Name, v.Value)
+			continue
+		}
+		query := fmt.Sprintf("$(word %d %s)", v.Word, shellCommand(v.Query))
+		if v.Name == "" {
+			s.line("\t[ -n \"%s\" ] || die 2 %s", query, Quote(v.Missing))
+			continue
+		}
+		s.line("\t: \"${%s:=%s}\"", v.Name, query)
+		s.line("\t[ -n \"$%s\" ] || die 2 %s", v.Name, Quote(v.Missing))
+	}
+	s.line("\treturn 0\n}\n")
+	s.line("# What a later call must know of this one.\nremember() {")
+	for _, v := range c.Facts() {
+		if v.Name != "" {
+			s.line("\tset_var %s \"$%s\"", v.Name, v.Name)
+		}
+	}
+	s.line("\treturn 0\n}")
+}
+
+// plan writes a plan as a function; ways on that replace its rest become
+// functions of their own.
+func (s *script) plan(name string, p Plan) {
+	s.steps(name, p.Steps)
+}
+
+func (s *script) steps(name string, steps []Step) {
+	type tail struct {
+		name  string
+		steps []Step
+	}
+	var tails []tail
+	s.line("\n%s() {", name)
+	for i, st := range steps {
+		s.comment("\t", st.Comment)
+		undo, entry := s.undo(fmt.Sprintf("undo_%s_%d", name, i+1), st)
+		if st.TakeBack != "" {
+			s.line("\ttake_back undo_%s || %s", st.TakeBack, orFail(st, ":"))
+			continue
+		}
+		if st.Absent != "" {
+			s.line("\tabsent %s %s || fail %d", Quote(st.Absent), shellCommand(st.Do), ExitCode(st.Do.Argv))
+			continue
+		}
+		if st.Key != "" {
+			s.body.WriteString("\tpending " + undo + " ||\n\t")
+		}
+		if !st.Unless.IsZero() {
+			s.body.WriteString("\tquiet " + shellCommand(st.Unless) + " ||\n\t")
+		}
+		if len(st.Else) == 0 {
+			s.attempt(entry, st.Do, " || "+orFail(st, ":"))
+			continue
+		}
+		s.attempt(entry, st.Do, " || {")
+		word := "if"
+		for j, e := range st.Else {
+			test := string(e.When)
+			if !e.Confirm.IsZero() {
+				test += fmt.Sprintf(" && prints %s %s", Quote(strings.Join(e.Lines, "|")), shellCommand(e.Confirm))
+			}
+			s.line("\t\t%s %s; then", word, test)
+			word = "elif"
+			s.line("\t\t\tsay %s", Quote(e.Say))
+			if len(e.Steps) == 0 {
+				continue
+			}
+			t := tail{fmt.Sprintf("%s_or_%d_%d", name, i+1, j+1), e.Steps}
+			tails = append(tails, t)
+			s.line("\t\t\t%s\n\t\t\treturn", t.name)
+		}
+		s.line("\t\telse\n\t\t\t%s\n\t\tfi\n\t}", orFail(st, ":"))
+	}
+	s.line("\treturn 0\n}")
+	for _, t := range tails {
+		s.steps(t.name, t.steps)
+	}
+}
+
+// undo gives the step's undo a function, and the journal entry that calls it
+// with the values of now; both are "" if there is nothing to undo.
+func (s *script) undo(name string, st Step) (function, entry string) {
+	if st.Undo.IsZero() {
+		return "", ""
+	}
+	if st.Key != "" {
+		name = "undo_" + st.Key
+	}
+	if st.Passing {
+		name = "passing_" + name
+	}
+	s.undos[name], s.args[name] = positional(st.Undo)
+	entry = name
+	for _, v := range s.args[name] {
+		entry += " ${" + v + "}"
+	}
+	return name, entry
+}
+
+// positional numbers the variables of a command: ${FOU_IP} becomes ${1}.
+func positional(c Command) (Command, []string) {
+	var names []string
+	number := map[string]string{}
+	for _, w := range append(c.Argv[:len(c.Argv):len(c.Argv)], c.Stdin) {
+		for {
+			_, name, after, ok := cutVar(w)
+			if !ok {
+				break
+			}
+			if number[name] == "" {
+				names = append(names, name)
+				number[name] = "${" + strconv.Itoa(len(names)) + "}"
+			}
+			w = after
+		}
+	}
+	// Every name has a number, so there is no error.
+	out, _ := c.Expand(number)
+	return out, names
+}
+
+// attempt runs a command after its undo is noted; what follows it in the line
+// comes before the text of a here-document.
+func (s *script) attempt(entry string, c Command, after string) {
+	s.command("\ttry "+Quote(entry), c, after)
+}
+
+func (s *script) command(before string, c Command, after string) {
+	if c.Stdin == "" {
+		s.line("%s %s%s", before, shellCommand(c), after)
+		return
+	}
+	s.line("%s %s <<EOF%s", before, shellCommand(c), after)
+	s.body.WriteString(escapeExpanded(c.Stdin, "") + "EOF\n")
+}
+
+// orFail is what a step comes to when it failed.
+func orFail(st Step, otherwise string) string {
+	if st.MayFail {
+		return otherwise
+	}
+	return "fail " + strconv.Itoa(ExitCode(st.Do.Argv))
+}
+
+func (s *script) undoFunctions() {
+	names := make([]string, 0, len(s.undos))
+	for name := range s.undos {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	s.line("\n# Undos, run in reverse order of their steps.")
+	for _, name := range names {
+		s.line("%s() {", name)
+		s.command("\trun", s.undos[name], "")
+		s.line("}")
+	}
+}
+
+func (s *script) status(c Config) {
+	s.line("\nstatus() {")
+	for _, t := range c.Tunnels {
+		s.line("\tshow ip -d -s link show dev %s", Quote(t.Dev))
+		s.line("\tshow ip address show dev %s", Quote(t.Dev))
+	}
+	s.line("\tshow ip fou show")
+	if c.Servers() {
+		s.line("\tshow nft list table ip %s", c.table())
+	}
+	s.line("}")
+}
+
+// dispatch is the main program.
+func (s *script) dispatch(c Config) {
+	binds, usage := "", "up | down | rebind [IP PORT [DEV]] | status"
+	if c.Servers() {
+		binds, usage = "bind|", "up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"
+	}
+	s.line("\nusage() { die 2 \"usage: $0 %s\"; }\n", usage)
+	s.line("load")
+	s.line("case ${1-} in")
+	s.line("up)\n\t[ $# -eq 1 ] || usage\n\t[ ! -s \"$JOURNAL\" ] || die 1 \"$NAME is up already, says $JOURNAL: run $0 down\"")
+	s.line("\tfacts\n\tbegin\n\tremember\n\tup\n\tdone_with\n\t;;")
+	s.line("down)\n\t[ $# -eq 1 ] || usage\n\tundo_all || exit 200\n\t;;")
+	s.line("%srebind)", binds)
+	s.line("\t[ -s \"$JOURNAL\" ] || die 1 \"$NAME is not up: run $0 up\"")
+	s.line("\tcase ${4-%s} in", c.Tunnels[0].Dev)
+	for _, t := range c.Tunnels {
+		s.line("\t%s)", Quote(t.Dev))
+		if t.Mode == Client {
+			s.line("\t\t[ \"$1\" = rebind ] || die 2 %s", Quote(t.Dev+" is a client's: it can't be bound, only its server's can"))
+			if t.factIP != "" {
+				s.line("\t\tunset %s", t.factIP)
+			}
+			s.line("\t\tif [ $# -gt 1 ]; then\n\t\t\tpeer \"${2-}\" \"${3-}\"")
+			if t.varPeerIP != PeerIP {
+				s.line("\t\t\t%s=$PEER_IP %s=$PEER_PORT", t.varPeerIP, t.varPeerPort)
+			}
+			s.line("\t\tfi")
+			s.line("\t\tfacts\n\t\tbegin\n\t\tremember\n\t\trebind_%s\n\t\tdone_with", fn(t))
+			s.line("\t\t;;")
+			continue
+		}
+		s.line("\t\tpeer \"${2-}\" \"${3-}\"")
+		s.line("\t\tfacts")
+		s.line("\t\tif [ \"$1\" = rebind ]; then\n\t\t\tends %s\n\t\t\tbegin\n\t\t\trebind_%s\n\t\telse\n\t\t\tbegin\n\t\t\tbind_%s\n\t\tfi\n\t\tdone_with", Quote(t.Dev), fn(t), fn(t))
+		s.line("\t\t;;")
+	}
+	s.line("\t*) die 2 \"no tunnel ${4-}\" ;;")
+	s.line("\tesac\n\t;;")
+	s.line("status) status ;;")
+	s.line("*) usage ;;")
+	s.line("esac")
+}
+
+// table is the name of the instance's nft table, which is that of its first
+// server.
+func (c Config) table() string {
+	for _, t := range c.Tunnels {
+		if t.Mode == Server {
+			return t.Table
+		}
+	}
+	return ""
+}
+
+// fn is the tunnel in the name of a shell function.
+func fn(t Tunnel) string { return fmt.Sprint(t.Number) }
+
+func shellCommand(c Command) string {
+	words := make([]string, len(c.Argv))
+	for i, w := range c.Argv {
+		words[i] = Quote(w)
+	}
+	return strings.Join(words, " ")
+}

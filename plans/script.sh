@@ -1,0 +1,224 @@
+JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
+ERR=
+export LC_ALL=C
+set -f
+
+say() { printf '%s: %s\n' "$NAME" "$1" >&2; }
+die() {
+	say "$2"
+	exit "$1"
+}
+
+# run COMMAND...: print it, run it, keep its errors in ERR.
+run() {
+	printf '[#] %s\n' "$*" >&2
+	ERR=$("$@" 2>&1 >/dev/null)
+}
+
+# try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
+# has nothing to undo.
+try() {
+	undo=$1
+	shift
+	STEP=$*
+	[ -z "$undo" ] || note "$undo"
+	run "$@" && return 0
+	[ -z "$undo" ] || drop "$undo"
+	return 1
+}
+
+quiet() { "$@" >/dev/null 2>&1; }
+
+# absent WORDS COMMAND...: the command must not find what it looks for.
+absent() {
+	ERR=$1
+	shift
+	STEP=$*
+	! quiet "$@"
+}
+
+# Known ways for a step to fail.
+exists() {
+	case $ERR in
+	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"*) return 0 ;;
+	esac
+	return 1
+}
+unsupported() {
+	case $ERR in
+	*"unknown command"* | *"Invalid argument"*) return 0 ;;
+	esac
+	return 1
+}
+
+# prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
+# the end of one stands for anything.
+prints() {
+	lines="$1|"
+	shift
+	"$@" 2>/dev/null | {
+		while read -r line; do
+			left=$lines
+			while [ -n "$left" ]; do
+				want=${left%%|*}
+				left=${left#*|}
+				case $want in
+				*'*') case $line in "${want%?}"*) exit 0 ;; esac ;;
+				"$line") exit 0 ;;
+				esac
+			done
+		done
+		exit 1
+	}
+}
+
+# word N COMMAND...: the Nth word of the first line, without what follows a slash.
+word() {
+	n=$1
+	shift
+	"$@" 2>/dev/null | {
+		read -r line || exit 0
+		set -f
+		# shellcheck disable=SC2086 # the words are wanted
+		set -- $line
+		[ $# -ge "$n" ] || exit 0
+		shift $((n - 1))
+		printf '%s' "${1%%/*}"
+	}
+}
+
+# The journal: a line for each undo that is pending (a function and its
+# arguments), and VAR=value lines.
+note() {
+	[ -d "${JOURNAL%/*}" ] || mkdir -p "${JOURNAL%/*}" || exit 1
+	printf '%s\n' "$1" >>"$JOURNAL" || exit 1
+}
+pending() {
+	[ -f "$JOURNAL" ] || return 1
+	while read -r entry; do
+		[ "${entry%% *}" != "$1" ] || return 0
+	done <"$JOURNAL"
+	return 1
+}
+# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+drop() {
+	keep=
+	while read -r entry; do
+		[ "${entry%% *}" != "${1%% *}" ] || continue
+		case $entry in
+		passing_*) [ "${2-}" != passing ] || continue ;;
+		esac
+		keep="$keep$entry
+"
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
+}
+set_var() {
+	keep=
+	[ ! -f "$JOURNAL" ] || while read -r entry; do
+		case $entry in "$1="*) ;; *) keep="$keep$entry
+" ;; esac
+	done <"$JOURNAL"
+	printf '%s%s\n' "$keep" "$1=$2" >"$JOURNAL" || exit 1
+}
+load() {
+	[ -f "$JOURNAL" ] || return 0
+	while read -r entry; do
+		case $entry in
+		*=*) eval "[ -n \"\${${entry%%=*}-}\" ] || ${entry%%=*}=\${entry#*=}" ;;
+		esac
+	done <"$JOURNAL"
+}
+
+# A plan is between `begin` and `done_with`; `fail` undoes what it did.
+begin() {
+	note ---
+	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+done_with() {
+	trap - INT TERM HUP
+	drop --- passing
+}
+fail() {
+	trap '' INT TERM HUP
+	say "${STEP-}: $ERR"
+	undo_to ---
+	exit "$1"
+}
+
+# undo_to MARK: run the undos behind the mark, the last one first, and go on
+# past one that fails.
+undo_to() {
+	bad=0 all=
+	while read -r entry; do
+		all="$entry
+$all"
+	done <"$JOURNAL"
+	while [ -n "$all" ]; do
+		entry=${all%%"
+"*}
+		all=${all#*"
+"}
+		[ "$entry" != "$1" ] || break
+		case $entry in
+		*=* | ---) ;;
+		*)
+			# shellcheck disable=SC2086 # a function and its arguments
+			$entry || {
+				say "undo failed: $ERR"
+				bad=1
+			}
+			;;
+		esac
+		drop "$entry"
+	done
+	drop "$1"
+	[ -s "$JOURNAL" ] || rm -f "$JOURNAL"
+	return $bad
+}
+undo_all() {
+	[ -s "$JOURNAL" ] || {
+		say "is not up"
+		return 0
+	}
+	undo_to ''
+}
+take_back() {
+	pending "$1" || return 0
+	taken=$entry
+	drop "$1"
+	STEP=$taken
+	# shellcheck disable=SC2086 # a function and its arguments
+	$taken
+}
+
+# show COMMAND...: for status.
+show() {
+	printf '[#] %s\n' "$*"
+	"$@" 2>&1 || :
+}
+
+# peer IP PORT: the peer's outer address.
+peer() {
+	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
+	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
+	PEER_IP=$1 PEER_PORT=$2
+}
+
+# ends DEV: where the peer is now, as the kernel has it.
+# shellcheck disable=SC2034,SC2046 # the words are wanted; plans use the variables
+ends() {
+	OLD_IP='' OLD_PORT='' OLD_LOCAL=''
+	set -- "$1" $(ip -d -o link show dev "$1" 2>/dev/null)
+	dev=$1
+	while [ $# -gt 1 ]; do
+		case $1 in
+		remote) OLD_IP=$2 ;;
+		local) OLD_LOCAL=$2 ;;
+		encap-dport) OLD_PORT=$2 ;;
+		esac
+		shift
+	done
+	if [ -z "$OLD_IP" ] || [ -z "$OLD_LOCAL" ] || [ -z "$OLD_PORT" ]; then die 1 "$dev is not bound: run $0 bind IP PORT"; fi
+}

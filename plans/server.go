@@ -1,0 +1,150 @@
+package plans
+
+import "fmt"
+
+// Bind is the plan for a peer that authenticated for the first time.
+func (t Tunnel) Bind() Plan {
+	if t.ForceAlt {
+		return Plan{Name: "bind", Steps: t.bindAlternate()}
+	}
+	link := Step{
+		Comment: t.Dev + ": the tunnel to the peer",
+		Do:      t.linkAdd(t.localIP()),
+		Undo:    t.linkDel(),
+		Else: []Else{{
+			When:  Exists,
+			Say:   "another tunnel has these two outer addresses already: using the alternate local address " + t.FOUIPAlt.String(),
+			Name:  TookAlt,
+			Steps: t.bindAlternate(),
+		}},
+	}
+	steps := append([]Step{link}, t.inner()...)
+	return Plan{Name: "bind", Steps: append(steps, Step{
+		Comment: "open the gate to the peer",
+		Do:      nft(t.admit(t.localIP(), false)...),
+	})}
+}
+
+func (t Tunnel) bindAlternate() []Step {
+	alt := t.FOUIPAlt.String()
+	steps := t.alternate()
+	steps = append(steps, Step{
+		Comment: t.Dev + ": the tunnel to the peer, from the alternate local address",
+		Do:      t.linkAdd(alt),
+		Undo:    t.linkDel(),
+	})
+	steps = append(steps, t.inner()...)
+	return append(steps, Step{
+		Comment: "open the gate to the peer, and rewrite its packets to the alternate address",
+		Do:      nft(t.admit(alt, true)...),
+	})
+}
+
+// alternate are the address and the listener behind the alternate local address.
+func (t Tunnel) alternate() []Step {
+	alt := t.FOUIPAlt.String()
+	return []Step{
+		{
+			Comment: "alternate local address; nft rewrites it, it is never seen outside",
+			Do:      cmd("ip", "address", "add", alt+"/32", "scope", "global", "dev", t.outerDev()),
+			Undo:    cmd("ip", "address", "del", alt+"/32", "dev", t.outerDev()),
+			Key:     t.key("alternate_address"),
+			Else: []Else{{
+				When: Exists,
+				Say:  "the alternate local address " + alt + " exists already: it is used, and will stay",
+			}},
+		},
+		t.listen(alt, "alternate_listener"),
+	}
+}
+
+// Rebind is the plan for a bound peer that authenticated from another address
+// or port. The interface stays, and with it all that hangs on it.
+func (t Tunnel) Rebind() Plan {
+	swap := func(local string, alt bool) Step {
+		lines := t.dismiss("${"+OldLocal+"}", "${"+OldIP+"}", "${"+OldPort+"}")
+		return Step{
+			Comment: "shut the gate to the old address and open it to the new one",
+			Do:      nft(append(lines, t.admit(local, alt)...)...),
+		}
+	}
+	set := func(local string) Step {
+		return Step{
+			Comment: t.Dev + ": the tunnel to the peer's new address",
+			Do:      t.linkSet(local, t.peerIP(), t.peerPort()),
+			Undo:    t.linkSet("${"+OldLocal+"}", "${"+OldIP+"}", "${"+OldPort+"}"),
+			Passing: true,
+		}
+	}
+	moved := append(t.alternate(), set(t.FOUIPAlt.String()), swap(t.FOUIPAlt.String(), true))
+	if t.ForceAlt {
+		return Plan{Name: "rebind", Steps: moved}
+	}
+	direct := set(t.localIP())
+	direct.Else = []Else{{
+		When:  Exists,
+		Say:   "another tunnel has these two outer addresses already: using the alternate local address " + t.FOUIPAlt.String(),
+		Name:  TookAlt,
+		Steps: moved,
+	}}
+	return Plan{Name: "rebind", Steps: []Step{
+		direct,
+		swap(t.localIP(), false),
+		{Comment: "the alternate address, if it was in use, is not needed any more", TakeBack: t.key("alternate_listener"), MayFail: true},
+		{TakeBack: t.key("alternate_address"), MayFail: true},
+	}}
+}
+
+// Readmit is the plan for a peer that authenticated from where it is bound: if
+// its admission had run out, it is renewed.
+func (t Tunnel) Readmit() Plan {
+	el := t.element("${"+PeerIP+"}", "${"+PeerPort+"}")
+	peers := "ip " + t.Table + " peers"
+	return Plan{Name: "readmit", Steps: []Step{{
+		Comment: "renew the peer's admission (an element's time is only set when it is new)",
+		Do: nft(
+			"add element "+peers+" { "+el+" }",
+			"delete element "+peers+" { "+el+" }",
+			"add element "+peers+" { "+t.timed(el)+" }"),
+	}}}
+}
+
+// element is the peer as the gate knows it.
+func (t Tunnel) element(peerIP, peerPort string) string {
+	return fmt.Sprintf("%s . %d . %s . %s", t.localIP(), t.FOUPort, peerIP, peerPort)
+}
+
+func (t Tunnel) timed(element string) string {
+	if t.Auth.Lifetime > 0 {
+		return fmt.Sprintf("%s timeout %ds", element, t.Auth.Lifetime)
+	}
+	return element
+}
+
+// admit lets the peer through the gate to its tunnel's local address.
+func (t Tunnel) admit(local string, alt bool) []string {
+	el := t.element("${"+PeerIP+"}", "${"+PeerPort+"}")
+	lines := []string{fmt.Sprintf("add element ip %s bare { ${%s} . %s }", t.Table, PeerIP, local)}
+	if alt {
+		lines = append(lines, fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, local))
+	}
+	return append(lines, fmt.Sprintf("add element ip %s peers { %s }", t.Table, t.timed(el)))
+}
+
+// dismiss takes a peer out of the gate. Each element is added before it is
+// deleted, because one that is not there (its time ran out, it was on the main
+// address) would fail the transaction.
+func (t Tunnel) dismiss(local, peerIP, peerPort string) []string {
+	el := t.element(peerIP, peerPort)
+	var lines []string
+	for _, e := range [][3]string{
+		{"peers", el, ""},
+		{"alt_in", el, " : " + t.FOUIPAlt.String()},
+		{"bare", peerIP + " . " + local, ""},
+	} {
+		lines = append(lines,
+			fmt.Sprintf("add element ip %s %s { %s%s }", t.Table, e[0], e[1], e[2]),
+			fmt.Sprintf("delete element ip %s %s { %s }", t.Table, e[0], e[1]))
+	}
+	return lines
+}

@@ -1,0 +1,150 @@
+package plans
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// A Setting is a value and where it was given: "--number", or
+// "/etc/ipipou/office.toml:7: number".
+type Setting struct {
+	Value any // bool, int, string or []string, as its Option.Kind says
+	Where string
+}
+
+// Settings are the values of one layer (a file's top, one [[tunnel]], the
+// command line), by canonical option name.
+type Settings map[string]Setting
+
+// opposites are options that are one setting in truth. Of two in one layer the
+// later wins, as it did in the Python tool.
+var opposites = map[string]string{"client": "server", "no-encap-csum": "encap-csum"}
+
+// sources are groups of options of which one layer may give only one; a later
+// layer's choice takes the place of an earlier one's.
+var sources = [][]string{
+	{"auth-token", "auth-token-b64", "auth-token-file"},
+	{"auth-key-b64", "auth-key-file"},
+	{"auth-remote-pubkey-b64", "auth-remote-pubkey-file"},
+	{"auth-secret", "auth-secret-file"},
+}
+
+// Set stores a value that is text, as flags and the Python tool's .conf have it.
+// A flag that takes no value is set with an empty one.
+func (s Settings) Set(name, text, where string) error {
+	o, ok := optionByName(name)
+	if !ok {
+		return unknown(name, where)
+	}
+	switch o.Kind {
+	case Bool:
+		return s.put(o, true, where)
+	case Int:
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Errorf("%s: %s is not an integer", where, shown(o, text))
+		}
+		return s.put(o, n, where)
+	case List:
+		return s.put(o, strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }), where)
+	default:
+		return s.put(o, text, where)
+	}
+}
+
+// setTyped stores a value that has a type already, as TOML has it.
+func (s Settings) setTyped(name string, value any, where string) error {
+	o, ok := optionByName(name)
+	if !ok || o.Name != name {
+		return unknown(name, where)
+	}
+	switch v := value.(type) {
+	case bool:
+		if o.Kind == Bool {
+			return s.put(o, v, where)
+		}
+	case int64:
+		if o.Kind == Int && math.MinInt32 <= v && v <= math.MaxInt32 {
+			return s.put(o, int(v), where)
+		}
+	case string:
+		if o.Kind == String {
+			return s.put(o, v, where)
+		}
+	case []any:
+		if o.Kind == List {
+			words := make([]string, len(v))
+			for i, e := range v {
+				w, ok := e.(string)
+				if !ok {
+					return fmt.Errorf("%s: want %s", where, o.Kind)
+				}
+				words[i] = w
+			}
+			return s.put(o, words, where)
+		}
+	}
+	return fmt.Errorf("%s: want %s", where, o.Kind)
+}
+
+func (s Settings) put(o Option, value any, where string) error {
+	name := o.Name
+	if other, ok := opposites[name]; ok {
+		name, value = other, !value.(bool)
+	}
+	for _, group := range sources {
+		for _, other := range group {
+			if _, both := s[other]; both && other != name && contains(group, name) {
+				return fmt.Errorf("%s: contradicts %s: give one of them", where, other)
+			}
+		}
+	}
+	s[name] = Setting{value, where}
+	return nil
+}
+
+// over lays later settings on top of s.
+func (s Settings) over(later Settings) Settings {
+	out := maps.Clone(s)
+	if out == nil {
+		out = Settings{}
+	}
+	for name := range later {
+		for _, group := range sources {
+			if contains(group, name) {
+				for _, other := range group {
+					delete(out, other)
+				}
+			}
+		}
+	}
+	maps.Copy(out, later)
+	return out
+}
+
+func contains(group []string, name string) bool {
+	for _, n := range group {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+func unknown(name, where string) error {
+	if near := nearest(name); near != "" {
+		return fmt.Errorf("%s: unknown key %q, did you mean %q?", where, name, near)
+	}
+	return fmt.Errorf("%s: unknown key %q", where, name)
+}
+
+// shown is a value for an error message, unless it is secret.
+func shown(o Option, value string) string {
+	if o.Secret {
+		return "the value"
+	}
+	return strconv.Quote(value)
+}

@@ -1,0 +1,287 @@
+package plans
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Bases of the defaults that come from a tunnel's number.
+var (
+	tunnelBase  = netip.AddrFrom4([4]byte{172, 28, 0, 0})
+	altBase     = netip.AddrFrom4([4]byte{172, 29, 0, 0})
+	fouPortBase = 10000
+)
+
+// tunnel reads and validates one tunnel.
+func (r *reader) tunnel() (Tunnel, error) {
+	t := Tunnel{Counters: !r.flag("no-nft-counter")}
+	if r.flag("server") {
+		t.Mode = Server
+	}
+	r.number(&t)
+	r.outer(&t)
+	r.inner(&t)
+	r.auth(&t)
+	if r.has("encap-csum") {
+		on := r.flag("encap-csum")
+		t.EncapCsum = &on
+	}
+	r.table(&t)
+	if r.has("queue-number") || r.has("nfq-max-len") {
+		r.note(Warn, "there is no packet queue any more: queue-number and nfq-max-len have no effect but for the default number")
+	}
+	return t, r.err
+}
+
+// number applies the Python tool's rule that a small queue number is the
+// tunnel's number where that isn't given.
+func (r *reader) number(t *Tunnel) {
+	t.Number = r.integer("number", 0, 0, 65535)
+	queue := r.integer("queue-number", 0, 0, 65535)
+	if t.Mode == Server && t.Number == 0 && queue <= 999 {
+		t.Number = queue
+	}
+	r.integer("nfq-max-len", 0, 0, 1<<30)
+}
+
+func (r *reader) outer(t *Tunnel) {
+	t.FOUIP = r.address("fou-local-ip")
+	t.FOUDev = r.device("fou-dev")
+	port := r.integer("fou-local-port", 0, 1, 65535)
+	if r.has("fou-local") {
+		name, rest := "fou-local", r.text("fou-local")
+		if before, dev, ok := strings.Cut(rest, "@"); ok {
+			rest = before
+			t.FOUDev = r.deviceName(name, dev)
+		}
+		if ip, p, ok := strings.Cut(rest, ":"); ok {
+			rest = ip
+			port = r.port(name, p)
+		}
+		if rest != "" {
+			t.FOUIP = r.ipv4(name, rest)
+		}
+	}
+	if t.FOUDev == "" && !t.FOUIP.IsValid() {
+		r.fail("fou-local", "a local address or a device is needed: give --fou-dev DEV or --fou-local IP[@DEV]")
+	}
+	r.unicast("fou-local-ip", t.FOUIP)
+	if port == 0 {
+		port = fouPortBase + t.Number
+		if port > 65535 {
+			r.fail("number", "%d makes the port 10000 + %d, out of range 1 to 65535: give --fou-local-port", t.Number, t.Number)
+		}
+	}
+	t.FOUPort = uint16(port)
+	r.remote(t)
+	t.FOUIPAlt = r.address("fou-local-ip-alt")
+	r.unicast("fou-local-ip-alt", t.FOUIPAlt)
+	if !t.FOUIPAlt.IsValid() {
+		t.FOUIPAlt = plus(altBase, t.Number)
+	}
+	if t.FOUIPAlt == t.FOUIP {
+		r.fail("fou-local-ip-alt", "is the local address itself; it must be another one")
+	}
+	t.ForceAlt = r.flag("force-fou-local-ip-alt")
+}
+
+func (r *reader) remote(t *Tunnel) {
+	t.RemoteIP = r.address("fou-remote-ip")
+	port := r.integer("fou-remote-port", 0, 1, 65535)
+	if r.has("fou-remote") {
+		host, p, ok := strings.Cut(r.text("fou-remote"), ":")
+		if ok {
+			port = r.port("fou-remote", p)
+		}
+		if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+			t.RemoteIP = ip
+		} else if host != "" {
+			t.RemoteIP, t.RemoteHost = netip.Addr{}, host
+			if !hostname(host) {
+				r.fail("fou-remote", "%q is neither an IPv4 address nor a host name", host)
+			}
+		}
+	}
+	t.RemotePort = uint16(port)
+	r.unicast("fou-remote-ip", t.RemoteIP)
+	known := t.RemoteIP.IsValid() || t.RemoteHost != ""
+	t.Auth.ByRemoteIP, t.Auth.ByRemotePort = r.flag("auth-by-remote-ip"), r.flag("auth-by-remote-port")
+	switch {
+	case t.Mode == Client && !known:
+		r.fail("fou-remote", "a client needs its server's address: give --fou-remote HOST:PORT")
+	case t.Mode == Client && port == 0:
+		r.fail("fou-remote-port", "a client needs its server's port: give --fou-remote HOST:PORT")
+	case t.Auth.ByRemoteIP && !known:
+		r.fail("auth-by-remote-ip", "needs --fou-remote-ip")
+	case t.Auth.ByRemotePort && port == 0:
+		r.fail("auth-by-remote-port", "needs --fou-remote-port")
+	}
+}
+
+func (r *reader) inner(t *Tunnel) {
+	t.Dev = r.device("tunl-dev")
+	if !r.has("tunl-dev") {
+		t.Dev = "ipipou" + strconv.Itoa(t.Number)
+	}
+	if t.Dev == t.FOUDev && t.Dev != "" {
+		r.fail("tunl-dev", "is the outer interface itself")
+	}
+	t.IP, t.PeerIP = r.address("tunl-ip"), r.address("tunl-peer-ip")
+	if !t.IP.IsValid() {
+		if t.Mode == Client {
+			r.fail("tunl-ip", "a client needs its tunnel address: the peer address that its server has, 172.28.0.1 for number 0")
+		}
+		t.IP = plus(tunnelBase, 2*t.Number)
+	}
+	if !t.PeerIP.IsValid() {
+		t.PeerIP = t.IP.Next()
+		if t.Mode == Client {
+			t.PeerIP = t.IP.Prev()
+		}
+	}
+	if !t.PeerIP.IsValid() || t.PeerIP == t.IP {
+		r.fail("tunl-peer-ip", "want an address other than %s", t.IP)
+	}
+	routes, _ := r.s["routes"].Value.([]string)
+	for _, text := range routes {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || !p.Addr().Is4() || p != p.Masked() {
+			r.fail("routes", "%q is not an IPv4 network such as 10.1.0.0/24", text)
+			continue
+		}
+		t.Routes = append(t.Routes, p)
+	}
+}
+
+func (r *reader) auth(t *Tunnel) {
+	a := &t.Auth
+	a.MaxSkew = r.integer("auth-max-time-discrepancy", 0, 0, 1<<30)
+	a.TTL = uint8(r.integer("auth-packet-ttl", 0, 1, 255))
+	a.Lifetime = r.integer("auth-lifetime", 0, 0, 1<<30)
+	a.Keepalive = r.integer("keepalive", 0, 0, 1<<30)
+	a.Reply = r.flag("reply-on-auth-ok")
+	if kind := r.text("auth-key-type"); r.has("auth-key-type") && kind != "ed25519" {
+		r.fail("auth-key-type", "%q is not supported, want ed25519", kind)
+	}
+	tokenName := r.token(a)
+	keyName, data := r.source("auth-key-b64", "auth-key-file")
+	if keyName != "" && r.err == nil {
+		key, err := ParsePrivateKey(data)
+		if err != nil {
+			r.fail(keyName, "%v", err)
+		}
+		a.Key = key
+	}
+	remoteName, data := r.source("auth-remote-pubkey-b64", "auth-remote-pubkey-file")
+	if remoteName != "" && r.err == nil {
+		key, err := ParsePublicKey(data)
+		if err != nil {
+			r.fail(remoteName, "%v", err)
+		}
+		a.RemoteKey = key
+	}
+	for _, name := range []string{keyName, remoteName} {
+		if tokenName != "" && name != "" {
+			r.fail(name, "contradicts %s: authenticate by key or by token, not both", tokenName)
+		}
+	}
+	a.Secret = []byte(DefaultSecret)
+	if name, secret := r.source("auth-secret", "auth-secret-file"); name != "" {
+		a.Secret = secret
+	}
+	r.weaknesses(t, keyName)
+}
+
+func (r *reader) token(a *Auth) string {
+	name, data := r.source("auth-token", "auth-token-b64", "auth-token-file")
+	if name == "auth-token-b64" {
+		data = r.base64(name)
+	}
+	switch {
+	case name == "":
+	case len(data) == 0:
+		r.fail(name, "an empty token authenticates everybody; leave it out if that is meant")
+	case len(data) > 1472:
+		r.fail(name, "%d bytes do not fit a datagram, want at most 1472", len(data))
+	case len(data) > 548:
+		r.note(Warn, "a token of %d bytes may not pass every path, 548 do", len(data))
+	}
+	a.Token = data
+	return name
+}
+
+// weaknesses names what is allowed but hardly meant.
+func (r *reader) weaknesses(t *Tunnel, keyName string) {
+	a := &t.Auth
+	if (a.Key != nil || a.RemoteKey != nil) && string(a.Secret) == DefaultSecret {
+		r.note(Warn, "the default secret is in use, which everybody knows: give --auth-secret or --auth-secret-file on both sides")
+	}
+	if t.Mode == Client {
+		if a.RemoteKey != nil && a.Key == nil {
+			r.fail("auth-remote-pubkey-b64", "a client proves itself with its own key: give --auth-key-b64 or --auth-key-file")
+		}
+		return
+	}
+	switch open := a.Token == nil && a.RemoteKey == nil; {
+	case open && a.Key != nil && !a.ByRemoteIP && !a.ByRemotePort:
+		r.fail(keyName, "signs replies, but nothing here verifies the client: give --auth-remote-pubkey-b64")
+	case open && !a.ByRemoteIP && !a.ByRemotePort:
+		r.note(Warn, "no authentication: whoever sends a packet becomes the peer")
+	case open:
+		r.note(Warn, "authentication by address only: whoever can forge it becomes the peer")
+	}
+	if a.Keepalive > 0 {
+		r.note(Info, "keepalive has no effect on a server")
+	}
+}
+
+func (r *reader) table(t *Tunnel) {
+	t.Table = r.text("nft-table")
+	if r.has("nft-table") {
+		if !nftName(t.Table) {
+			r.fail("nft-table", "%q can't be the name of an nft table: want a letter, then letters, digits and _ - .", t.Table)
+		}
+		return
+	}
+	t.Table = strings.Map(func(c rune) rune {
+		if nftRune(c) {
+			return c
+		}
+		return '_'
+	}, t.Dev)
+	// A name of one's own choosing may be a word of nft's language.
+	if !strings.HasPrefix(t.Table, "ipipou") {
+		t.Table = "ipipou-" + t.Table
+	}
+}
+
+func nftRune(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.'
+}
+
+func nftName(s string) bool {
+	letter := s != "" && ('a' <= s[0]|0x20 && s[0]|0x20 <= 'z')
+	return letter && len(s) < 128 && !strings.ContainsFunc(s, func(c rune) bool { return !nftRune(c) })
+}
+
+func (r *reader) unicast(name string, a netip.Addr) {
+	if a.IsValid() && (a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
+		r.fail(name, "%s can't be the address of a host", a)
+	}
+}
+
+// hostname accepts names of RFC 1123 and the underscore that people use.
+func hostname(s string) bool {
+	return len(s) <= 253 && !strings.HasPrefix(s, "-") && !strings.ContainsFunc(s, func(c rune) bool {
+		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_')
+	})
+}
+
+// plus adds to an IPv4 address.
+func plus(a netip.Addr, n int) netip.Addr {
+	b := a.As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+uint32(n))
+	return netip.AddrFrom4(b)
+}

@@ -1,0 +1,397 @@
+#!/bin/sh
+# [[tunnel]]
+# client = true
+# number = 0
+# tunl-dev = "ipipou0"
+# tunl-ip = "172.28.0.1"
+# tunl-peer-ip = "172.28.0.0"
+# fou-dev = "c0"
+# fou-local-port = 10000
+# fou-remote = "server.example"
+# fou-remote-port = 10000
+# reply-on-auth-ok = false
+# # auth-token is set; --with-secrets shows it
+set -u
+NAME=ipipou0
+JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
+ERR=
+export LC_ALL=C
+set -f
+
+say() { printf '%s: %s\n' "$NAME" "$1" >&2; }
+die() {
+	say "$2"
+	exit "$1"
+}
+
+# run COMMAND...: print it, run it, keep its errors in ERR.
+run() {
+	printf '[#] %s\n' "$*" >&2
+	ERR=$("$@" 2>&1 >/dev/null)
+}
+
+# try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
+# has nothing to undo.
+try() {
+	undo=$1
+	shift
+	STEP=$*
+	[ -z "$undo" ] || note "$undo"
+	run "$@" && return 0
+	[ -z "$undo" ] || drop "$undo"
+	return 1
+}
+
+quiet() { "$@" >/dev/null 2>&1; }
+
+# absent WORDS COMMAND...: the command must not find what it looks for.
+absent() {
+	ERR=$1
+	shift
+	STEP=$*
+	! quiet "$@"
+}
+
+# Known ways for a step to fail.
+exists() {
+	case $ERR in
+	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"*) return 0 ;;
+	esac
+	return 1
+}
+unsupported() {
+	case $ERR in
+	*"unknown command"* | *"Invalid argument"*) return 0 ;;
+	esac
+	return 1
+}
+
+# prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
+# the end of one stands for anything.
+prints() {
+	lines="$1|"
+	shift
+	"$@" 2>/dev/null | {
+		while read -r line; do
+			left=$lines
+			while [ -n "$left" ]; do
+				want=${left%%|*}
+				left=${left#*|}
+				case $want in
+				*'*') case $line in "${want%?}"*) exit 0 ;; esac ;;
+				"$line") exit 0 ;;
+				esac
+			done
+		done
+		exit 1
+	}
+}
+
+# word N COMMAND...: the Nth word of the first line, without what follows a slash.
+word() {
+	n=$1
+	shift
+	"$@" 2>/dev/null | {
+		read -r line || exit 0
+		set -f
+		# shellcheck disable=SC2086 # the words are wanted
+		set -- $line
+		[ $# -ge "$n" ] || exit 0
+		shift $((n - 1))
+		printf '%s' "${1%%/*}"
+	}
+}
+
+# The journal: a line for each undo that is pending (a function and its
+# arguments), and VAR=value lines.
+note() {
+	[ -d "${JOURNAL%/*}" ] || mkdir -p "${JOURNAL%/*}" || exit 1
+	printf '%s\n' "$1" >>"$JOURNAL" || exit 1
+}
+pending() {
+	[ -f "$JOURNAL" ] || return 1
+	while read -r entry; do
+		[ "${entry%% *}" != "$1" ] || return 0
+	done <"$JOURNAL"
+	return 1
+}
+# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+drop() {
+	keep=
+	while read -r entry; do
+		[ "${entry%% *}" != "${1%% *}" ] || continue
+		case $entry in
+		passing_*) [ "${2-}" != passing ] || continue ;;
+		esac
+		keep="$keep$entry
+"
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
+}
+set_var() {
+	keep=
+	[ ! -f "$JOURNAL" ] || while read -r entry; do
+		case $entry in "$1="*) ;; *) keep="$keep$entry
+" ;; esac
+	done <"$JOURNAL"
+	printf '%s%s\n' "$keep" "$1=$2" >"$JOURNAL" || exit 1
+}
+load() {
+	[ -f "$JOURNAL" ] || return 0
+	while read -r entry; do
+		case $entry in
+		*=*) eval "[ -n \"\${${entry%%=*}-}\" ] || ${entry%%=*}=\${entry#*=}" ;;
+		esac
+	done <"$JOURNAL"
+}
+
+# A plan is between `begin` and `done_with`; `fail` undoes what it did.
+begin() {
+	note ---
+	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+done_with() {
+	trap - INT TERM HUP
+	drop --- passing
+}
+fail() {
+	trap '' INT TERM HUP
+	say "${STEP-}: $ERR"
+	undo_to ---
+	exit "$1"
+}
+
+# undo_to MARK: run the undos behind the mark, the last one first, and go on
+# past one that fails.
+undo_to() {
+	bad=0 all=
+	while read -r entry; do
+		all="$entry
+$all"
+	done <"$JOURNAL"
+	while [ -n "$all" ]; do
+		entry=${all%%"
+"*}
+		all=${all#*"
+"}
+		[ "$entry" != "$1" ] || break
+		case $entry in
+		*=* | ---) ;;
+		*)
+			# shellcheck disable=SC2086 # a function and its arguments
+			$entry || {
+				say "undo failed: $ERR"
+				bad=1
+			}
+			;;
+		esac
+		drop "$entry"
+	done
+	drop "$1"
+	[ -s "$JOURNAL" ] || rm -f "$JOURNAL"
+	return $bad
+}
+undo_all() {
+	[ -s "$JOURNAL" ] || {
+		say "is not up"
+		return 0
+	}
+	undo_to ''
+}
+take_back() {
+	pending "$1" || return 0
+	taken=$entry
+	drop "$1"
+	STEP=$taken
+	# shellcheck disable=SC2086 # a function and its arguments
+	$taken
+}
+
+# show COMMAND...: for status.
+show() {
+	printf '[#] %s\n' "$*"
+	"$@" 2>&1 || :
+}
+
+# peer IP PORT: the peer's outer address.
+peer() {
+	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
+	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
+	PEER_IP=$1 PEER_PORT=$2
+}
+
+# ends DEV: where the peer is now, as the kernel has it.
+# shellcheck disable=SC2034,SC2046 # the words are wanted; plans use the variables
+ends() {
+	OLD_IP='' OLD_PORT='' OLD_LOCAL=''
+	set -- "$1" $(ip -d -o link show dev "$1" 2>/dev/null)
+	dev=$1
+	while [ $# -gt 1 ]; do
+		case $1 in
+		remote) OLD_IP=$2 ;;
+		local) OLD_LOCAL=$2 ;;
+		encap-dport) OLD_PORT=$2 ;;
+		esac
+		shift
+	done
+	if [ -z "$OLD_IP" ] || [ -z "$OLD_LOCAL" ] || [ -z "$OLD_PORT" ]; then die 1 "$dev is not bound: run $0 bind IP PORT"; fi
+}
+
+# What the host has to tell. A value in the environment goes before.
+facts() {
+	# first IPv4 address of c0
+	: "${FOU_IP:=$(word 4 ip -4 -o address show dev c0)}"
+	[ -n "$FOU_IP" ] || die 2 'c0 does not exist or has no IPv4 address: give --fou-local-ip, or another --fou-dev'
+	# outer address of ipipou0's server, server.example
+	: "${PEER_IP:=$(word 1 getent ahostsv4 server.example)}"
+	[ -n "$PEER_IP" ] || die 2 'server.example has no IPv4 address, or there is no getent to ask: set PEER_IP'
+	# UDP port of ipipou0's server
+	: "${PEER_PORT:=10000}"
+	return 0
+}
+
+# What a later call must know of this one.
+remember() {
+	set_var FOU_IP "$FOU_IP"
+	set_var PEER_IP "$PEER_IP"
+	set_var PEER_PORT "$PEER_PORT"
+	return 0
+}
+
+up() {
+	# the kernel's FOU, unless it answers already
+	quiet ip fou show ||
+		try '' modprobe fou || fail 10
+	# the kernel's ipip, unless it is there already
+	quiet test -d /sys/module/ipip ||
+		try '' modprobe ipip || fail 10
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou0 exists already' ip link show dev ipipou0 || fail 52
+	# ipipou0: the tunnel to the server
+	try undo_up_4 ip link add name ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev c0 || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			up_or_5_2
+			return
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.1 peer 172.28.0.0 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	return 0
+}
+
+up_or_5_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_0 ||
+		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.1 peer 172.28.0.0 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	return 0
+}
+
+rebind_0() {
+	# the listener on the old address
+	take_back undo_listener_0 || fail 1
+	take_back undo_plain_listener_0 || fail 1
+	# ipipou0: the tunnel from the new address
+	try '' ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			rebind_0_or_4_2
+			return
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+rebind_0_or_4_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_0 ||
+		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+# Undos, run in reverse order of their steps.
+undo_listener_0() {
+	run ip fou del port 10000 local "${1}" peer "${2}" peer_port "${3}" dev c0
+}
+undo_plain_listener_0() {
+	run ip fou del port 10000
+}
+undo_up_4() {
+	run ip link del dev ipipou0
+}
+
+status() {
+	show ip -d -s link show dev ipipou0
+	show ip address show dev ipipou0
+	show ip fou show
+}
+
+usage() { die 2 "usage: $0 up | down | rebind [IP PORT [DEV]] | status"; }
+
+load
+case ${1-} in
+up)
+	[ $# -eq 1 ] || usage
+	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
+	facts
+	begin
+	remember
+	up
+	done_with
+	;;
+down)
+	[ $# -eq 1 ] || usage
+	undo_all || exit 200
+	;;
+rebind)
+	[ -s "$JOURNAL" ] || die 1 "$NAME is not up: run $0 up"
+	case ${4-ipipou0} in
+	ipipou0)
+		[ "$1" = rebind ] || die 2 'ipipou0 is a client'\''s: it can'\''t be bound, only its server'\''s can'
+		unset FOU_IP
+		if [ $# -gt 1 ]; then
+			peer "${2-}" "${3-}"
+		fi
+		facts
+		begin
+		remember
+		rebind_0
+		done_with
+		;;
+	*) die 2 "no tunnel ${4-}" ;;
+	esac
+	;;
+status) status ;;
+*) usage ;;
+esac

@@ -1,0 +1,977 @@
+#!/bin/sh
+# [[tunnel]]
+# server = true
+# number = 0
+# tunl-dev = "ipipou0"
+# tunl-ip = "172.28.0.0"
+# tunl-peer-ip = "172.28.0.1"
+# fou-dev = "s0"
+# fou-local-port = 10000
+# fou-local-ip-alt = "172.29.0.0"
+# force-fou-local-ip-alt = false
+# nft-table = "ipipou0"
+# no-nft-counter = false
+# auth-by-remote-ip = false
+# auth-by-remote-port = false
+# auth-lifetime = 60
+# reply-on-auth-ok = false
+# auth-remote-pubkey-b64 = "eQYNhD/Xwl6Zaq+z3QXDzNI77x8CEKqY1n5kt9bKeEI="
+# # auth-secret is set; --with-secrets shows it
+# [[tunnel]]
+# server = true
+# number = 1
+# tunl-dev = "ipipou1"
+# tunl-ip = "172.28.0.2"
+# tunl-peer-ip = "172.28.0.3"
+# fou-dev = "s0"
+# fou-local-port = 10001
+# fou-local-ip-alt = "172.29.0.1"
+# force-fou-local-ip-alt = false
+# nft-table = "ipipou0"
+# no-nft-counter = false
+# auth-by-remote-ip = false
+# auth-by-remote-port = false
+# reply-on-auth-ok = false
+# # auth-token is set; --with-secrets shows it
+# [[tunnel]]
+# client = true
+# number = 2
+# tunl-dev = "ipipou2"
+# tunl-ip = "172.28.9.1"
+# tunl-peer-ip = "172.28.9.0"
+# fou-dev = "s1"
+# fou-local-port = 10002
+# fou-remote-ip = "192.0.2.7"
+# fou-remote-port = 4500
+# reply-on-auth-ok = false
+# # auth-token is set; --with-secrets shows it
+# [[tunnel]]
+# client = true
+# number = 3
+# tunl-dev = "ipipou3"
+# tunl-ip = "172.28.9.3"
+# tunl-peer-ip = "172.28.9.2"
+# fou-dev = "s0"
+# fou-local-port = 10003
+# fou-remote = "other.example"
+# fou-remote-port = 4501
+# reply-on-auth-ok = false
+# # auth-token is set; --with-secrets shows it
+set -u
+NAME=many
+JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
+ERR=
+export LC_ALL=C
+set -f
+
+say() { printf '%s: %s\n' "$NAME" "$1" >&2; }
+die() {
+	say "$2"
+	exit "$1"
+}
+
+# run COMMAND...: print it, run it, keep its errors in ERR.
+run() {
+	printf '[#] %s\n' "$*" >&2
+	ERR=$("$@" 2>&1 >/dev/null)
+}
+
+# try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
+# has nothing to undo.
+try() {
+	undo=$1
+	shift
+	STEP=$*
+	[ -z "$undo" ] || note "$undo"
+	run "$@" && return 0
+	[ -z "$undo" ] || drop "$undo"
+	return 1
+}
+
+quiet() { "$@" >/dev/null 2>&1; }
+
+# absent WORDS COMMAND...: the command must not find what it looks for.
+absent() {
+	ERR=$1
+	shift
+	STEP=$*
+	! quiet "$@"
+}
+
+# Known ways for a step to fail.
+exists() {
+	case $ERR in
+	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"*) return 0 ;;
+	esac
+	return 1
+}
+unsupported() {
+	case $ERR in
+	*"unknown command"* | *"Invalid argument"*) return 0 ;;
+	esac
+	return 1
+}
+
+# prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
+# the end of one stands for anything.
+prints() {
+	lines="$1|"
+	shift
+	"$@" 2>/dev/null | {
+		while read -r line; do
+			left=$lines
+			while [ -n "$left" ]; do
+				want=${left%%|*}
+				left=${left#*|}
+				case $want in
+				*'*') case $line in "${want%?}"*) exit 0 ;; esac ;;
+				"$line") exit 0 ;;
+				esac
+			done
+		done
+		exit 1
+	}
+}
+
+# word N COMMAND...: the Nth word of the first line, without what follows a slash.
+word() {
+	n=$1
+	shift
+	"$@" 2>/dev/null | {
+		read -r line || exit 0
+		set -f
+		# shellcheck disable=SC2086 # the words are wanted
+		set -- $line
+		[ $# -ge "$n" ] || exit 0
+		shift $((n - 1))
+		printf '%s' "${1%%/*}"
+	}
+}
+
+# The journal: a line for each undo that is pending (a function and its
+# arguments), and VAR=value lines.
+note() {
+	[ -d "${JOURNAL%/*}" ] || mkdir -p "${JOURNAL%/*}" || exit 1
+	printf '%s\n' "$1" >>"$JOURNAL" || exit 1
+}
+pending() {
+	[ -f "$JOURNAL" ] || return 1
+	while read -r entry; do
+		[ "${entry%% *}" != "$1" ] || return 0
+	done <"$JOURNAL"
+	return 1
+}
+# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+drop() {
+	keep=
+	while read -r entry; do
+		[ "${entry%% *}" != "${1%% *}" ] || continue
+		case $entry in
+		passing_*) [ "${2-}" != passing ] || continue ;;
+		esac
+		keep="$keep$entry
+"
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
+}
+set_var() {
+	keep=
+	[ ! -f "$JOURNAL" ] || while read -r entry; do
+		case $entry in "$1="*) ;; *) keep="$keep$entry
+" ;; esac
+	done <"$JOURNAL"
+	printf '%s%s\n' "$keep" "$1=$2" >"$JOURNAL" || exit 1
+}
+load() {
+	[ -f "$JOURNAL" ] || return 0
+	while read -r entry; do
+		case $entry in
+		*=*) eval "[ -n \"\${${entry%%=*}-}\" ] || ${entry%%=*}=\${entry#*=}" ;;
+		esac
+	done <"$JOURNAL"
+}
+
+# A plan is between `begin` and `done_with`; `fail` undoes what it did.
+begin() {
+	note ---
+	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+done_with() {
+	trap - INT TERM HUP
+	drop --- passing
+}
+fail() {
+	trap '' INT TERM HUP
+	say "${STEP-}: $ERR"
+	undo_to ---
+	exit "$1"
+}
+
+# undo_to MARK: run the undos behind the mark, the last one first, and go on
+# past one that fails.
+undo_to() {
+	bad=0 all=
+	while read -r entry; do
+		all="$entry
+$all"
+	done <"$JOURNAL"
+	while [ -n "$all" ]; do
+		entry=${all%%"
+"*}
+		all=${all#*"
+"}
+		[ "$entry" != "$1" ] || break
+		case $entry in
+		*=* | ---) ;;
+		*)
+			# shellcheck disable=SC2086 # a function and its arguments
+			$entry || {
+				say "undo failed: $ERR"
+				bad=1
+			}
+			;;
+		esac
+		drop "$entry"
+	done
+	drop "$1"
+	[ -s "$JOURNAL" ] || rm -f "$JOURNAL"
+	return $bad
+}
+undo_all() {
+	[ -s "$JOURNAL" ] || {
+		say "is not up"
+		return 0
+	}
+	undo_to ''
+}
+take_back() {
+	pending "$1" || return 0
+	taken=$entry
+	drop "$1"
+	STEP=$taken
+	# shellcheck disable=SC2086 # a function and its arguments
+	$taken
+}
+
+# show COMMAND...: for status.
+show() {
+	printf '[#] %s\n' "$*"
+	"$@" 2>&1 || :
+}
+
+# peer IP PORT: the peer's outer address.
+peer() {
+	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
+	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
+	PEER_IP=$1 PEER_PORT=$2
+}
+
+# ends DEV: where the peer is now, as the kernel has it.
+# shellcheck disable=SC2034,SC2046 # the words are wanted; plans use the variables
+ends() {
+	OLD_IP='' OLD_PORT='' OLD_LOCAL=''
+	set -- "$1" $(ip -d -o link show dev "$1" 2>/dev/null)
+	dev=$1
+	while [ $# -gt 1 ]; do
+		case $1 in
+		remote) OLD_IP=$2 ;;
+		local) OLD_LOCAL=$2 ;;
+		encap-dport) OLD_PORT=$2 ;;
+		esac
+		shift
+	done
+	if [ -z "$OLD_IP" ] || [ -z "$OLD_LOCAL" ] || [ -z "$OLD_PORT" ]; then die 1 "$dev is not bound: run $0 bind IP PORT"; fi
+}
+
+# What the host has to tell. A value in the environment goes before.
+facts() {
+	# first IPv4 address of s0
+	: "${FOU_IP:=$(word 4 ip -4 -o address show dev s0)}"
+	[ -n "$FOU_IP" ] || die 2 's0 does not exist or has no IPv4 address: give --fou-local-ip, or another --fou-dev'
+	# first IPv4 address of s1
+	: "${FOU_IP_2:=$(word 4 ip -4 -o address show dev s1)}"
+	[ -n "$FOU_IP_2" ] || die 2 's1 does not exist or has no IPv4 address: give --fou-local-ip, or another --fou-dev'
+	# outer address of ipipou2's server
+	: "${PEER_IP:=192.0.2.7}"
+	# UDP port of ipipou2's server
+	: "${PEER_PORT:=4500}"
+	# outer address of ipipou3's server, other.example
+	: "${PEER_IP_2:=$(word 1 getent ahostsv4 other.example)}"
+	[ -n "$PEER_IP_2" ] || die 2 'other.example has no IPv4 address, or there is no getent to ask: set PEER_IP_2'
+	# UDP port of ipipou3's server
+	: "${PEER_PORT_2:=4501}"
+	return 0
+}
+
+# What a later call must know of this one.
+remember() {
+	set_var FOU_IP "$FOU_IP"
+	set_var FOU_IP_2 "$FOU_IP_2"
+	set_var PEER_IP "$PEER_IP"
+	set_var PEER_PORT "$PEER_PORT"
+	set_var PEER_IP_2 "$PEER_IP_2"
+	set_var PEER_PORT_2 "$PEER_PORT_2"
+	return 0
+}
+
+up() {
+	# the kernel's FOU, unless it answers already
+	quiet ip fou show ||
+		try '' modprobe fou || fail 10
+	# the kernel's ipip, unless it is there already
+	quiet test -d /sys/module/ipip ||
+		try '' modprobe ipip || fail 10
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou0 exists already' ip link show dev ipipou0 || fail 52
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou1 exists already' ip link show dev ipipou1 || fail 52
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou2 exists already' ip link show dev ipipou2 || fail 52
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou3 exists already' ip link show dev ipipou3 || fail 52
+	# the gate: closed to everybody until a peer has authenticated
+	pending undo_gate ||
+		try undo_gate nft -f - <<EOF || fail 40
+create table ip ipipou0
+table ip ipipou0 {
+	set fou {
+		type ipv4_addr . inet_service
+		elements = {
+			${FOU_IP} . 10000,
+			172.29.0.0 . 10000,
+			${FOU_IP} . 10001,
+			172.29.0.1 . 10001,
+		}
+	}
+	set peers {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service
+		flags dynamic,timeout
+	}
+	map alt_in {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service : ipv4_addr
+	}
+	map alt_out {
+		type ipv4_addr . inet_service : ipv4_addr
+		elements = {
+			172.29.0.0 . 10000 : ${FOU_IP},
+			172.29.0.1 . 10001 : ${FOU_IP},
+		}
+	}
+	set bare {
+		type ipv4_addr . ipv4_addr
+	}
+	chain gate {
+		type filter hook prerouting priority raw; policy accept;
+		ip daddr . udp dport @fou goto fou
+		ip protocol ipip ip saddr . ip daddr @bare counter drop
+	}
+	chain fou {
+		ip daddr . udp dport . ip saddr . udp sport @peers goto pass
+		counter drop
+	}
+	chain pass {
+		counter
+		ip daddr . udp dport { ${FOU_IP} . 10000 } update @peers { ip daddr . udp dport . ip saddr . udp sport timeout 60s }
+		notrack
+		ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in
+	}
+	chain out {
+		type filter hook output priority raw; policy accept;
+		ip saddr . udp sport @fou notrack
+	}
+	chain post {
+		type filter hook postrouting priority srcnat; policy accept;
+		ip saddr set ip saddr . udp sport map @alt_out
+	}
+}
+EOF
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_listener_0 ||
+		try "undo_listener_0 ${FOU_IP}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" dev s0 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_listener_1 ||
+		try "undo_listener_1 ${FOU_IP}" ip fou add port 10001 ipproto 4 local "${FOU_IP}" dev s0 || {
+		if exists && prints "port 10001 ipproto 4|port 10001 ipproto 4 local ${FOU_IP}|port 10001 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10001 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou2: the tunnel to the server
+	try undo_up_10 ip link add name ipipou2 type ipip remote "${PEER_IP}" local "${FOU_IP_2}" encap fou encap-sport 10002 encap-dport "${PEER_PORT}" mode ipip dev s1 || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_2 ||
+		try "undo_listener_2 ${FOU_IP_2} ${PEER_IP} ${PEER_PORT}" ip fou add port 10002 ipproto 4 local "${FOU_IP_2}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s1 || {
+		if exists && prints "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} *" ip fou show; then
+			say 'a FOU listener on port 10002 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			up_or_11_2
+			return
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.9.1 peer 172.28.9.0 dev ipipou2 || fail 51
+	try '' ip link set dev ipipou2 up || fail 52
+	# ipipou3: the tunnel to the server
+	try undo_up_14 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_3 ||
+		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
+		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			up_or_15_2
+			return
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.9.3 peer 172.28.9.2 dev ipipou3 || fail 51
+	try '' ip link set dev ipipou3 up || fail 52
+	return 0
+}
+
+up_or_11_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_2 ||
+		try undo_plain_listener_2 ip fou add port 10002 ipproto 4 || {
+		if exists && prints "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} *" ip fou show; then
+			say 'a FOU listener on port 10002 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.9.1 peer 172.28.9.0 dev ipipou2 || fail 51
+	try '' ip link set dev ipipou2 up || fail 52
+	# ipipou3: the tunnel to the server
+	try undo_up_or_11_2_4 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_3 ||
+		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
+		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			up_or_11_2_or_5_2
+			return
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.9.3 peer 172.28.9.2 dev ipipou3 || fail 51
+	try '' ip link set dev ipipou3 up || fail 52
+	return 0
+}
+
+up_or_11_2_or_5_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_3 ||
+		try undo_plain_listener_3 ip fou add port 10003 ipproto 4 || {
+		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.9.3 peer 172.28.9.2 dev ipipou3 || fail 51
+	try '' ip link set dev ipipou3 up || fail 52
+	return 0
+}
+
+up_or_15_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_3 ||
+		try undo_plain_listener_3 ip fou add port 10003 ipproto 4 || {
+		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.9.3 peer 172.28.9.2 dev ipipou3 || fail 51
+	try '' ip link set dev ipipou3 up || fail 52
+	return 0
+}
+
+bind_0() {
+	# ipipou0: the tunnel to the peer
+	try undo_bind_0_1 ip link add name ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || {
+		if exists; then
+			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.0'
+			bind_0_or_1_1
+			return
+		else
+			fail 52
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	# open the gate to the peer
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+EOF
+	return 0
+}
+
+bind_0_or_1_1() {
+	# alternate local address; nft rewrites it, it is never seen outside
+	pending undo_alternate_address_0 ||
+		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
+		if exists; then
+			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
+		else
+			fail 51
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
+		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou0: the tunnel to the peer, from the alternate local address
+	try undo_bind_0_or_1_1_3 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	# open the gate to the peer, and rewrite its packets to the alternate address
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+EOF
+	return 0
+}
+
+rebind_0() {
+	# ipipou0: the tunnel to the peer's new address
+	try "passing_undo_rebind_0_1 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || {
+		if exists; then
+			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.0'
+			rebind_0_or_1_1
+			return
+		else
+			fail 52
+		fi
+	}
+	# shut the gate to the old address and open it to the new one
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+EOF
+	# the alternate address, if it was in use, is not needed any more
+	take_back undo_alternate_listener_0 || :
+	take_back undo_alternate_address_0 || :
+	return 0
+}
+
+rebind_0_or_1_1() {
+	# alternate local address; nft rewrites it, it is never seen outside
+	pending undo_alternate_address_0 ||
+		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
+		if exists; then
+			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
+		else
+			fail 51
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
+		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou0: the tunnel to the peer's new address
+	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || fail 52
+	# shut the gate to the old address and open it to the new one
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+EOF
+	return 0
+}
+
+bind_1() {
+	# ipipou1: the tunnel to the peer
+	try undo_bind_1_1 ip link add name ipipou1 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10001 encap-dport "${PEER_PORT}" mode ipip dev s0 || {
+		if exists; then
+			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.1'
+			bind_1_or_1_1
+			return
+		else
+			fail 52
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.2 peer 172.28.0.3 dev ipipou1 || fail 51
+	try '' ip link set dev ipipou1 up || fail 52
+	# open the gate to the peer
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	return 0
+}
+
+bind_1_or_1_1() {
+	# alternate local address; nft rewrites it, it is never seen outside
+	pending undo_alternate_address_1 ||
+		try undo_alternate_address_1 ip address add 172.29.0.1/32 scope global dev s0 || {
+		if exists; then
+			say 'the alternate local address 172.29.0.1 exists already: it is used, and will stay'
+		else
+			fail 51
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_1 ||
+		try undo_alternate_listener_1 ip fou add port 10001 ipproto 4 local 172.29.0.1 dev s0 || {
+		if exists && prints 'port 10001 ipproto 4|port 10001 ipproto 4 local 172.29.0.1|port 10001 ipproto 4 local 172.29.0.1 *' ip fou show; then
+			say 'a FOU listener on port 10001 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou1: the tunnel to the peer, from the alternate local address
+	try undo_bind_1_or_1_1_3 ip link add name ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.2 peer 172.28.0.3 dev ipipou1 || fail 51
+	try '' ip link set dev ipipou1 up || fail 52
+	# open the gate to the peer, and rewrite its packets to the alternate address
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.1 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.1 }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	return 0
+}
+
+rebind_1() {
+	# ipipou1: the tunnel to the peer's new address
+	try "passing_undo_rebind_1_1 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou1 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10001 encap-dport "${PEER_PORT}" || {
+		if exists; then
+			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.1'
+			rebind_1_or_1_1
+			return
+		else
+			fail 52
+		fi
+	}
+	# shut the gate to the old address and open it to the new one
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.1 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	# the alternate address, if it was in use, is not needed any more
+	take_back undo_alternate_listener_1 || :
+	take_back undo_alternate_address_1 || :
+	return 0
+}
+
+rebind_1_or_1_1() {
+	# alternate local address; nft rewrites it, it is never seen outside
+	pending undo_alternate_address_1 ||
+		try undo_alternate_address_1 ip address add 172.29.0.1/32 scope global dev s0 || {
+		if exists; then
+			say 'the alternate local address 172.29.0.1 exists already: it is used, and will stay'
+		else
+			fail 51
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_1 ||
+		try undo_alternate_listener_1 ip fou add port 10001 ipproto 4 local 172.29.0.1 dev s0 || {
+		if exists && prints 'port 10001 ipproto 4|port 10001 ipproto 4 local 172.29.0.1|port 10001 ipproto 4 local 172.29.0.1 *' ip fou show; then
+			say 'a FOU listener on port 10001 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou1: the tunnel to the peer's new address
+	try "passing_undo_rebind_1_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" || fail 52
+	# shut the gate to the old address and open it to the new one
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.1 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.1 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.1 }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	return 0
+}
+
+rebind_2() {
+	# the listener on the old address
+	take_back undo_listener_2 || fail 1
+	take_back undo_plain_listener_2 || fail 1
+	# ipipou2: the tunnel from the new address
+	try '' ip link set dev ipipou2 type ipip remote "${PEER_IP}" local "${FOU_IP_2}" encap fou encap-sport 10002 encap-dport "${PEER_PORT}" || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_2 ||
+		try "undo_listener_2 ${FOU_IP_2} ${PEER_IP} ${PEER_PORT}" ip fou add port 10002 ipproto 4 local "${FOU_IP_2}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s1 || {
+		if exists && prints "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} *" ip fou show; then
+			say 'a FOU listener on port 10002 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			rebind_2_or_4_2
+			return
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+rebind_2_or_4_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_2 ||
+		try undo_plain_listener_2 ip fou add port 10002 ipproto 4 || {
+		if exists && prints "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} *" ip fou show; then
+			say 'a FOU listener on port 10002 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+rebind_3() {
+	# the listener on the old address
+	take_back undo_listener_3 || fail 1
+	take_back undo_plain_listener_3 || fail 1
+	# ipipou3: the tunnel from the new address
+	try '' ip link set dev ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_3 ||
+		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
+		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			rebind_3_or_4_2
+			return
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+rebind_3_or_4_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_3 ||
+		try undo_plain_listener_3 ip fou add port 10003 ipproto 4 || {
+		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+# Undos, run in reverse order of their steps.
+passing_undo_rebind_0_1() {
+	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}"
+}
+passing_undo_rebind_0_or_1_1_3() {
+	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}"
+}
+passing_undo_rebind_1_1() {
+	run ip link set dev ipipou1 type ipip remote "${1}" local "${2}" encap fou encap-sport 10001 encap-dport "${3}"
+}
+passing_undo_rebind_1_or_1_1_3() {
+	run ip link set dev ipipou1 type ipip remote "${1}" local "${2}" encap fou encap-sport 10001 encap-dport "${3}"
+}
+undo_alternate_address_0() {
+	run ip address del 172.29.0.0/32 dev s0
+}
+undo_alternate_address_1() {
+	run ip address del 172.29.0.1/32 dev s0
+}
+undo_alternate_listener_0() {
+	run ip fou del port 10000 local 172.29.0.0 dev s0
+}
+undo_alternate_listener_1() {
+	run ip fou del port 10001 local 172.29.0.1 dev s0
+}
+undo_bind_0_1() {
+	run ip link del dev ipipou0
+}
+undo_bind_0_or_1_1_3() {
+	run ip link del dev ipipou0
+}
+undo_bind_1_1() {
+	run ip link del dev ipipou1
+}
+undo_bind_1_or_1_1_3() {
+	run ip link del dev ipipou1
+}
+undo_gate() {
+	run nft delete table ip ipipou0
+}
+undo_listener_0() {
+	run ip fou del port 10000 local "${1}" dev s0
+}
+undo_listener_1() {
+	run ip fou del port 10001 local "${1}" dev s0
+}
+undo_listener_2() {
+	run ip fou del port 10002 local "${1}" peer "${2}" peer_port "${3}" dev s1
+}
+undo_listener_3() {
+	run ip fou del port 10003 local "${1}" peer "${2}" peer_port "${3}" dev s0
+}
+undo_plain_listener_2() {
+	run ip fou del port 10002
+}
+undo_plain_listener_3() {
+	run ip fou del port 10003
+}
+undo_up_10() {
+	run ip link del dev ipipou2
+}
+undo_up_14() {
+	run ip link del dev ipipou3
+}
+undo_up_or_11_2_4() {
+	run ip link del dev ipipou3
+}
+
+status() {
+	show ip -d -s link show dev ipipou0
+	show ip address show dev ipipou0
+	show ip -d -s link show dev ipipou1
+	show ip address show dev ipipou1
+	show ip -d -s link show dev ipipou2
+	show ip address show dev ipipou2
+	show ip -d -s link show dev ipipou3
+	show ip address show dev ipipou3
+	show ip fou show
+	show nft list table ip ipipou0
+}
+
+usage() { die 2 "usage: $0 up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"; }
+
+load
+case ${1-} in
+up)
+	[ $# -eq 1 ] || usage
+	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
+	facts
+	begin
+	remember
+	up
+	done_with
+	;;
+down)
+	[ $# -eq 1 ] || usage
+	undo_all || exit 200
+	;;
+bind|rebind)
+	[ -s "$JOURNAL" ] || die 1 "$NAME is not up: run $0 up"
+	case ${4-ipipou0} in
+	ipipou0)
+		peer "${2-}" "${3-}"
+		facts
+		if [ "$1" = rebind ]; then
+			ends ipipou0
+			begin
+			rebind_0
+		else
+			begin
+			bind_0
+		fi
+		done_with
+		;;
+	ipipou1)
+		peer "${2-}" "${3-}"
+		facts
+		if [ "$1" = rebind ]; then
+			ends ipipou1
+			begin
+			rebind_1
+		else
+			begin
+			bind_1
+		fi
+		done_with
+		;;
+	ipipou2)
+		[ "$1" = rebind ] || die 2 'ipipou2 is a client'\''s: it can'\''t be bound, only its server'\''s can'
+		unset FOU_IP_2
+		if [ $# -gt 1 ]; then
+			peer "${2-}" "${3-}"
+		fi
+		facts
+		begin
+		remember
+		rebind_2
+		done_with
+		;;
+	ipipou3)
+		[ "$1" = rebind ] || die 2 'ipipou3 is a client'\''s: it can'\''t be bound, only its server'\''s can'
+		unset FOU_IP
+		if [ $# -gt 1 ]; then
+			peer "${2-}" "${3-}"
+			PEER_IP_2=$PEER_IP PEER_PORT_2=$PEER_PORT
+		fi
+		facts
+		begin
+		remember
+		rebind_3
+		done_with
+		;;
+	*) die 2 "no tunnel ${4-}" ;;
+	esac
+	;;
+status) status ;;
+*) usage ;;
+esac

@@ -1,0 +1,522 @@
+#!/bin/sh
+# [[tunnel]]
+# server = true
+# number = 0
+# tunl-dev = "ipipou0"
+# tunl-ip = "172.28.0.0"
+# tunl-peer-ip = "172.28.0.1"
+# fou-dev = "s0"
+# fou-local-port = 10000
+# fou-local-ip-alt = "172.29.0.0"
+# force-fou-local-ip-alt = false
+# nft-table = "ipipou0"
+# no-nft-counter = false
+# auth-by-remote-ip = false
+# auth-by-remote-port = false
+# reply-on-auth-ok = false
+# auth-remote-pubkey-b64 = "eQYNhD/Xwl6Zaq+z3QXDzNI77x8CEKqY1n5kt9bKeEI="
+# # auth-secret is set; --with-secrets shows it
+set -u
+NAME=ipipou0
+JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
+ERR=
+export LC_ALL=C
+set -f
+
+say() { printf '%s: %s\n' "$NAME" "$1" >&2; }
+die() {
+	say "$2"
+	exit "$1"
+}
+
+# run COMMAND...: print it, run it, keep its errors in ERR.
+run() {
+	printf '[#] %s\n' "$*" >&2
+	ERR=$("$@" 2>&1 >/dev/null)
+}
+
+# try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
+# has nothing to undo.
+try() {
+	undo=$1
+	shift
+	STEP=$*
+	[ -z "$undo" ] || note "$undo"
+	run "$@" && return 0
+	[ -z "$undo" ] || drop "$undo"
+	return 1
+}
+
+quiet() { "$@" >/dev/null 2>&1; }
+
+# absent WORDS COMMAND...: the command must not find what it looks for.
+absent() {
+	ERR=$1
+	shift
+	STEP=$*
+	! quiet "$@"
+}
+
+# Known ways for a step to fail.
+exists() {
+	case $ERR in
+	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"*) return 0 ;;
+	esac
+	return 1
+}
+unsupported() {
+	case $ERR in
+	*"unknown command"* | *"Invalid argument"*) return 0 ;;
+	esac
+	return 1
+}
+
+# prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
+# the end of one stands for anything.
+prints() {
+	lines="$1|"
+	shift
+	"$@" 2>/dev/null | {
+		while read -r line; do
+			left=$lines
+			while [ -n "$left" ]; do
+				want=${left%%|*}
+				left=${left#*|}
+				case $want in
+				*'*') case $line in "${want%?}"*) exit 0 ;; esac ;;
+				"$line") exit 0 ;;
+				esac
+			done
+		done
+		exit 1
+	}
+}
+
+# word N COMMAND...: the Nth word of the first line, without what follows a slash.
+word() {
+	n=$1
+	shift
+	"$@" 2>/dev/null | {
+		read -r line || exit 0
+		set -f
+		# shellcheck disable=SC2086 # the words are wanted
+		set -- $line
+		[ $# -ge "$n" ] || exit 0
+		shift $((n - 1))
+		printf '%s' "${1%%/*}"
+	}
+}
+
+# The journal: a line for each undo that is pending (a function and its
+# arguments), and VAR=value lines.
+note() {
+	[ -d "${JOURNAL%/*}" ] || mkdir -p "${JOURNAL%/*}" || exit 1
+	printf '%s\n' "$1" >>"$JOURNAL" || exit 1
+}
+pending() {
+	[ -f "$JOURNAL" ] || return 1
+	while read -r entry; do
+		[ "${entry%% *}" != "$1" ] || return 0
+	done <"$JOURNAL"
+	return 1
+}
+# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+drop() {
+	keep=
+	while read -r entry; do
+		[ "${entry%% *}" != "${1%% *}" ] || continue
+		case $entry in
+		passing_*) [ "${2-}" != passing ] || continue ;;
+		esac
+		keep="$keep$entry
+"
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
+}
+set_var() {
+	keep=
+	[ ! -f "$JOURNAL" ] || while read -r entry; do
+		case $entry in "$1="*) ;; *) keep="$keep$entry
+" ;; esac
+	done <"$JOURNAL"
+	printf '%s%s\n' "$keep" "$1=$2" >"$JOURNAL" || exit 1
+}
+load() {
+	[ -f "$JOURNAL" ] || return 0
+	while read -r entry; do
+		case $entry in
+		*=*) eval "[ -n \"\${${entry%%=*}-}\" ] || ${entry%%=*}=\${entry#*=}" ;;
+		esac
+	done <"$JOURNAL"
+}
+
+# A plan is between `begin` and `done_with`; `fail` undoes what it did.
+begin() {
+	note ---
+	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+done_with() {
+	trap - INT TERM HUP
+	drop --- passing
+}
+fail() {
+	trap '' INT TERM HUP
+	say "${STEP-}: $ERR"
+	undo_to ---
+	exit "$1"
+}
+
+# undo_to MARK: run the undos behind the mark, the last one first, and go on
+# past one that fails.
+undo_to() {
+	bad=0 all=
+	while read -r entry; do
+		all="$entry
+$all"
+	done <"$JOURNAL"
+	while [ -n "$all" ]; do
+		entry=${all%%"
+"*}
+		all=${all#*"
+"}
+		[ "$entry" != "$1" ] || break
+		case $entry in
+		*=* | ---) ;;
+		*)
+			# shellcheck disable=SC2086 # a function and its arguments
+			$entry || {
+				say "undo failed: $ERR"
+				bad=1
+			}
+			;;
+		esac
+		drop "$entry"
+	done
+	drop "$1"
+	[ -s "$JOURNAL" ] || rm -f "$JOURNAL"
+	return $bad
+}
+undo_all() {
+	[ -s "$JOURNAL" ] || {
+		say "is not up"
+		return 0
+	}
+	undo_to ''
+}
+take_back() {
+	pending "$1" || return 0
+	taken=$entry
+	drop "$1"
+	STEP=$taken
+	# shellcheck disable=SC2086 # a function and its arguments
+	$taken
+}
+
+# show COMMAND...: for status.
+show() {
+	printf '[#] %s\n' "$*"
+	"$@" 2>&1 || :
+}
+
+# peer IP PORT: the peer's outer address.
+peer() {
+	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
+	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
+	PEER_IP=$1 PEER_PORT=$2
+}
+
+# ends DEV: where the peer is now, as the kernel has it.
+# shellcheck disable=SC2034,SC2046 # the words are wanted; plans use the variables
+ends() {
+	OLD_IP='' OLD_PORT='' OLD_LOCAL=''
+	set -- "$1" $(ip -d -o link show dev "$1" 2>/dev/null)
+	dev=$1
+	while [ $# -gt 1 ]; do
+		case $1 in
+		remote) OLD_IP=$2 ;;
+		local) OLD_LOCAL=$2 ;;
+		encap-dport) OLD_PORT=$2 ;;
+		esac
+		shift
+	done
+	if [ -z "$OLD_IP" ] || [ -z "$OLD_LOCAL" ] || [ -z "$OLD_PORT" ]; then die 1 "$dev is not bound: run $0 bind IP PORT"; fi
+}
+
+# What the host has to tell. A value in the environment goes before.
+facts() {
+	# first IPv4 address of s0
+	: "${FOU_IP:=$(word 4 ip -4 -o address show dev s0)}"
+	[ -n "$FOU_IP" ] || die 2 's0 does not exist or has no IPv4 address: give --fou-local-ip, or another --fou-dev'
+	return 0
+}
+
+# What a later call must know of this one.
+remember() {
+	set_var FOU_IP "$FOU_IP"
+	return 0
+}
+
+up() {
+	# the kernel's FOU, unless it answers already
+	quiet ip fou show ||
+		try '' modprobe fou || fail 10
+	# the kernel's ipip, unless it is there already
+	quiet test -d /sys/module/ipip ||
+		try '' modprobe ipip || fail 10
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou0 exists already' ip link show dev ipipou0 || fail 52
+	# the gate: closed to everybody until a peer has authenticated
+	pending undo_gate ||
+		try undo_gate nft -f - <<EOF || fail 40
+create table ip ipipou0
+table ip ipipou0 {
+	set fou {
+		type ipv4_addr . inet_service
+		elements = {
+			${FOU_IP} . 10000,
+			172.29.0.0 . 10000,
+		}
+	}
+	set peers {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service
+	}
+	map alt_in {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service : ipv4_addr
+	}
+	map alt_out {
+		type ipv4_addr . inet_service : ipv4_addr
+		elements = {
+			172.29.0.0 . 10000 : ${FOU_IP},
+		}
+	}
+	set bare {
+		type ipv4_addr . ipv4_addr
+	}
+	chain gate {
+		type filter hook prerouting priority raw; policy accept;
+		ip daddr . udp dport @fou goto fou
+		ip protocol ipip ip saddr . ip daddr @bare counter drop
+	}
+	chain fou {
+		ip daddr . udp dport . ip saddr . udp sport @peers goto pass
+		counter drop
+	}
+	chain pass {
+		counter
+		notrack
+		ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in
+	}
+	chain out {
+		type filter hook output priority raw; policy accept;
+		ip saddr . udp sport @fou notrack
+	}
+	chain post {
+		type filter hook postrouting priority srcnat; policy accept;
+		ip saddr set ip saddr . udp sport map @alt_out
+	}
+}
+EOF
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_listener_0 ||
+		try "undo_listener_0 ${FOU_IP}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" dev s0 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+bind_0() {
+	# ipipou0: the tunnel to the peer
+	try undo_bind_0_1 ip link add name ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || {
+		if exists; then
+			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.0'
+			bind_0_or_1_1
+			return
+		else
+			fail 52
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	# open the gate to the peer
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	return 0
+}
+
+bind_0_or_1_1() {
+	# alternate local address; nft rewrites it, it is never seen outside
+	pending undo_alternate_address_0 ||
+		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
+		if exists; then
+			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
+		else
+			fail 51
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
+		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou0: the tunnel to the peer, from the alternate local address
+	try undo_bind_0_or_1_1_3 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	# open the gate to the peer, and rewrite its packets to the alternate address
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	return 0
+}
+
+rebind_0() {
+	# ipipou0: the tunnel to the peer's new address
+	try "passing_undo_rebind_0_1 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || {
+		if exists; then
+			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.0'
+			rebind_0_or_1_1
+			return
+		else
+			fail 52
+		fi
+	}
+	# shut the gate to the old address and open it to the new one
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	# the alternate address, if it was in use, is not needed any more
+	take_back undo_alternate_listener_0 || :
+	take_back undo_alternate_address_0 || :
+	return 0
+}
+
+rebind_0_or_1_1() {
+	# alternate local address; nft rewrites it, it is never seen outside
+	pending undo_alternate_address_0 ||
+		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
+		if exists; then
+			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
+		else
+			fail 51
+		fi
+	}
+	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
+		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	# ipipou0: the tunnel to the peer's new address
+	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || fail 52
+	# shut the gate to the old address and open it to the new one
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+EOF
+	return 0
+}
+
+# Undos, run in reverse order of their steps.
+passing_undo_rebind_0_1() {
+	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}"
+}
+passing_undo_rebind_0_or_1_1_3() {
+	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}"
+}
+undo_alternate_address_0() {
+	run ip address del 172.29.0.0/32 dev s0
+}
+undo_alternate_listener_0() {
+	run ip fou del port 10000 local 172.29.0.0 dev s0
+}
+undo_bind_0_1() {
+	run ip link del dev ipipou0
+}
+undo_bind_0_or_1_1_3() {
+	run ip link del dev ipipou0
+}
+undo_gate() {
+	run nft delete table ip ipipou0
+}
+undo_listener_0() {
+	run ip fou del port 10000 local "${1}" dev s0
+}
+
+status() {
+	show ip -d -s link show dev ipipou0
+	show ip address show dev ipipou0
+	show ip fou show
+	show nft list table ip ipipou0
+}
+
+usage() { die 2 "usage: $0 up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"; }
+
+load
+case ${1-} in
+up)
+	[ $# -eq 1 ] || usage
+	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
+	facts
+	begin
+	remember
+	up
+	done_with
+	;;
+down)
+	[ $# -eq 1 ] || usage
+	undo_all || exit 200
+	;;
+bind|rebind)
+	[ -s "$JOURNAL" ] || die 1 "$NAME is not up: run $0 up"
+	case ${4-ipipou0} in
+	ipipou0)
+		peer "${2-}" "${3-}"
+		facts
+		if [ "$1" = rebind ]; then
+			ends ipipou0
+			begin
+			rebind_0
+		else
+			begin
+			bind_0
+		fi
+		done_with
+		;;
+	*) die 2 "no tunnel ${4-}" ;;
+	esac
+	;;
+status) status ;;
+*) usage ;;
+esac
