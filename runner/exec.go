@@ -1,0 +1,78 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"ipipou/plans"
+)
+
+// DefaultTimeout is how long one command may take.
+const DefaultTimeout = 10 * time.Second
+
+// Exec runs one command to its end and returns what it printed.
+type Exec func(plans.Command) (stdout, stderr string, err error)
+
+// Command is an Exec that starts real processes, without a shell, each killed
+// after the time limit. Commands run in the C locale, because their errors are
+// read, and in a process group of their own: the terminal's Ctrl-C is for us,
+// and a command that is half done must get done before it is undone.
+func Command(limit time.Duration) Exec {
+	return func(c plans.Command) (string, string, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.WaitDelay = time.Second
+		if c.Stdin != "" {
+			cmd.Stdin = strings.NewReader(c.Stdin)
+		}
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w after %s", ErrTimeout, limit)
+		}
+		return stdout.String(), stderr.String(), err
+	}
+}
+
+// ErrTimeout is in the error of a command that took longer than it may.
+var ErrTimeout = errors.New("killed")
+
+// ErrInterrupted is the cause of a plan's failure when its context ended
+// between two steps.
+var ErrInterrupted = errors.New("interrupted")
+
+// A StepError is a step that failed. What the plan had done before it has been
+// undone by then.
+type StepError struct {
+	Command plans.Command
+	Stderr  string
+	Err     error
+}
+
+// Error is one line: the command, and what it said or how it ended.
+func (e *StepError) Error() string {
+	said := strings.Join(strings.FieldsFunc(e.Stderr, func(r rune) bool { return r == '\n' }), "; ")
+	switch {
+	case said == "":
+		said = e.Err.Error()
+	case errors.Is(e.Err, ErrTimeout):
+		said = e.Err.Error() + ": " + said
+	}
+	return strings.Join(e.Command.Argv, " ") + ": " + said
+}
+
+func (e *StepError) Unwrap() error { return e.Err }
+
+// ErrUndo is in the error of a clean-up of which a part failed.
+var ErrUndo = errors.New("clean-up failed")

@@ -1,0 +1,230 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"strings"
+	"sync"
+
+	"ipipou/plans"
+)
+
+// A Runner runs the plans of one instance, one after the other.
+type Runner struct {
+	Exec    Exec
+	Journal *Journal
+	Log     *slog.Logger
+	// Echo is called with each command that is about to change the host.
+	Echo func(plans.Command)
+
+	mu sync.Mutex
+}
+
+// Check looks for the programs that a plan needs, before anything is changed.
+// The error of a missing one is that of the first step that needs it.
+func Check(p plans.Plan) error {
+	var err error
+	p.Walk(func(s plans.Step) {
+		if err != nil || s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
+			return
+		}
+		if _, e := exec.LookPath(s.Do.Argv[0]); e != nil {
+			err = &StepError{Command: s.Do, Err: fmt.Errorf("%s is not installed, or not in PATH", s.Do.Argv[0])}
+		}
+	})
+	return err
+}
+
+// Ask runs the query of a Var.
+func (r *Runner) Ask(v plans.Var) (string, error) {
+	if v.Value != "" {
+		return v.Value, nil
+	}
+	stdout, stderr, err := r.Exec(v.Query)
+	if answer := v.Answer(stdout); err == nil && answer != "" {
+		return answer, nil
+	}
+	r.Log.Debug("no answer", "command", strings.Join(v.Query.Argv, " "), "stderr", strings.TrimSpace(stderr))
+	return "", errors.New(v.Missing)
+}
+
+// Run runs a plan to its end. It returns the names of the ways on that were
+// taken. If a step fails, what the plan did before is undone in reverse order,
+// and the error is a *StepError (joined with ErrUndo if that went wrong too).
+// If ctx ends, the command that is running gets done, and then the same
+// happens.
+func (r *Runner) Run(ctx context.Context, p plans.Plan, vars map[string]string) (took []string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	mark := r.Journal.Mark()
+	took, err = r.steps(ctx, p.Steps, vars)
+	if err != nil {
+		return nil, errors.Join(err, r.undo(r.Journal.Since(mark), false))
+	}
+	return took, r.Journal.Keep(mark)
+}
+
+func (r *Runner) steps(ctx context.Context, steps []plans.Step, vars map[string]string) (took []string, err error) {
+	for _, s := range steps {
+		if ctx.Err() != nil {
+			return nil, &StepError{Command: s.Do, Err: ErrInterrupted}
+		}
+		way, err := r.step(s, vars)
+		if err != nil {
+			return nil, err
+		}
+		if way == nil {
+			continue
+		}
+		if way.Name != "" {
+			took = append(took, way.Name)
+		}
+		if len(way.Steps) > 0 {
+			rest, err := r.steps(ctx, way.Steps, vars)
+			return append(took, rest...), err
+		}
+	}
+	return took, nil
+}
+
+// step does one step, and returns the way on that its failure opened, if any.
+func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error) {
+	if s.TakeBack != "" {
+		return nil, r.takeBack(s)
+	}
+	do, err := s.Do.Expand(vars)
+	if err != nil {
+		return nil, &StepError{Command: s.Do, Err: err}
+	}
+	undo, err := s.Undo.Expand(vars)
+	if err != nil {
+		return nil, &StepError{Command: s.Undo, Err: err}
+	}
+	switch {
+	case s.Absent != "":
+		if r.holds(do) {
+			return nil, &StepError{Command: do, Err: errors.New(s.Absent)}
+		}
+		return nil, nil
+	case s.Key != "" && r.Journal.Pending(s.Key) != nil:
+		return nil, nil
+	case !s.Unless.IsZero() && r.holds(s.Unless):
+		return nil, nil
+	}
+	id := 0
+	if !undo.IsZero() {
+		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing}); err != nil {
+			return nil, &StepError{Command: do, Err: err}
+		}
+	}
+	stderr, err := r.run(do)
+	if err == nil {
+		return nil, nil
+	}
+	// A command that was killed may have done its work: its undo stays. One
+	// that said no has done nothing.
+	if id != 0 && !errors.Is(err, ErrTimeout) {
+		if err := r.Journal.Drop(id); err != nil {
+			return nil, &StepError{Command: do, Err: err}
+		}
+	}
+	for i, e := range s.Else {
+		if e.When.Matches(stderr) && r.confirm(e, vars) {
+			r.Log.Warn(e.Say)
+			return &s.Else[i], nil
+		}
+	}
+	failed := &StepError{Command: do, Stderr: stderr, Err: err}
+	if s.MayFail {
+		r.Log.Debug("not needed, goes on", "error", failed)
+		return nil, nil
+	}
+	return nil, failed
+}
+
+func (r *Runner) run(c plans.Command) (stderr string, err error) {
+	if r.Echo != nil {
+		r.Echo(c)
+	}
+	_, stderr, err = r.Exec(c)
+	return stderr, err
+}
+
+func (r *Runner) holds(look plans.Command) bool {
+	_, _, err := r.Exec(look)
+	return err == nil
+}
+
+func (r *Runner) confirm(e plans.Else, vars map[string]string) bool {
+	if e.Confirm.IsZero() {
+		return true
+	}
+	lines, err := plans.Command{Argv: e.Lines}.Expand(vars)
+	if err != nil {
+		return false
+	}
+	stdout, _, err := r.Exec(e.Confirm)
+	return err == nil && plans.Else{Lines: lines.Argv}.Confirms(stdout)
+}
+
+func (r *Runner) takeBack(s plans.Step) error {
+	e := r.Journal.Pending(s.TakeBack)
+	if e == nil {
+		return nil
+	}
+	if err := r.undo([]Entry{*e}, false); err != nil && !s.MayFail {
+		return err
+	}
+	return nil
+}
+
+// Undo undoes all that is in the journal, the last first. It goes on past an
+// undo that fails; the error then is ErrUndo.
+func (r *Runner) Undo() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.undo(r.Journal.Since(0), false)
+}
+
+// Recover is Undo for the journal of an instance that died. Its last step may
+// not have been done, so an object that isn't there is no fault.
+func (r *Runner) Recover() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.undo(r.Journal.Since(0), true)
+}
+
+// gone are the words for an object that isn't there (strerror(3), iproute2).
+var gone = []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process"}
+
+func (r *Runner) undo(entries []Entry, tolerant bool) error {
+	failed := 0
+	for i := len(entries) - 1; i >= 0; i-- {
+		e := entries[i]
+		stderr, err := r.run(e.Undo)
+		if err != nil && !(tolerant && says(stderr, gone)) {
+			failed++
+			r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
+		}
+		if err := r.Journal.Drop(e.ID); err != nil {
+			failed++
+			r.Log.Error("journal", "error", err)
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%w: %d of %d undos", ErrUndo, failed, len(entries))
+	}
+	return nil
+}
+
+func says(stderr string, phrases []string) bool {
+	for _, p := range phrases {
+		if strings.Contains(stderr, p) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,369 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ipipou/plans"
+)
+
+// fake is a host on which some commands fail.
+type fake struct {
+	ran  []string
+	fail map[string]string // command: stderr
+	out  map[string]string
+	ctx  func(command string)
+}
+
+func (f *fake) exec(c plans.Command) (string, string, error) {
+	line := strings.Join(c.Argv, " ")
+	f.ran = append(f.ran, line)
+	if f.ctx != nil {
+		f.ctx(line)
+	}
+	if stderr, ok := f.fail[line]; ok {
+		return "", stderr, errors.New("exit status 1")
+	}
+	return f.out[line], "", nil
+}
+
+func newRunner(t *testing.T, f *fake) *Runner {
+	t.Helper()
+	j, err := OpenJournal(t.TempDir(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &Runner{Exec: f.exec, Journal: j, Log: slog.New(slog.DiscardHandler)}
+}
+
+func c(line string) plans.Command {
+	if line == "" {
+		return plans.Command{}
+	}
+	return plans.Command{Argv: strings.Fields(line)}
+}
+
+func step(do, undo string) plans.Step { return plans.Step{Do: c(do), Undo: c(undo)} }
+
+func TestRunAndUndoInReverse(t *testing.T) {
+	f := &fake{}
+	r := newRunner(t, f)
+	p := plans.Plan{Steps: []plans.Step{step("a ${X}", "-a ${X}"), step("b", ""), step("c", "-c")}}
+	if _, err := r.Run(t.Context(), p, map[string]string{"X": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a 1", "b", "c", "-c", "-a 1"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+	if left := r.Journal.Since(0); len(left) != 0 {
+		t.Errorf("left in the journal: %v", left)
+	}
+}
+
+func TestFailedStepUndoesWhatItsPlanDid(t *testing.T) {
+	f := &fake{fail: map[string]string{"c": "RTNETLINK answers: no\n", "-b": "busy"}}
+	r := newRunner(t, f)
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{step("earlier", "-earlier")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	p := plans.Plan{Steps: []plans.Step{step("a", "-a"), step("b", "-b"), step("c", "-c"), step("d", "-d")}}
+	_, err := r.Run(t.Context(), p, nil)
+	var failed *StepError
+	if !errors.As(err, &failed) || failed.Error() != "c: RTNETLINK answers: no" || !errors.Is(err, ErrUndo) {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff([]string{"earlier", "a", "b", "c", "-b", "-a"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+	if left := r.Journal.Since(0); len(left) != 1 || left[0].Undo.Argv[0] != "-earlier" {
+		t.Errorf("left in the journal: %v", left)
+	}
+}
+
+func TestUnknownVariableRunsNothing(t *testing.T) {
+	f := &fake{}
+	r := newRunner(t, f)
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{step("a", "-a ${NO}")}}, nil); err == nil || len(f.ran) != 0 {
+		t.Errorf("error %v, ran %v", err, f.ran)
+	}
+}
+
+func TestUndoGoesOnPastAFailure(t *testing.T) {
+	f := &fake{fail: map[string]string{"-b": "no"}}
+	r := newRunner(t, f)
+	p := plans.Plan{Steps: []plans.Step{step("a", "-a"), step("b", "-b"), step("c", "-c")}}
+	if _, err := r.Run(t.Context(), p, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Undo(); !errors.Is(err, ErrUndo) {
+		t.Errorf("error %v, want ErrUndo", err)
+	}
+	if diff := cmp.Diff([]string{"a", "b", "c", "-c", "-b", "-a"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWaysOn(t *testing.T) {
+	exists := plans.Else{When: plans.Exists, Confirm: c("show"), Lines: []string{"port ${P}", "port ${P} *"}}
+	other := plans.Else{When: plans.Unsupported, Name: "plain", Steps: []plans.Step{step("plain", "-plain")}}
+	p := plans.Plan{Steps: []plans.Step{
+		{Do: c("add"), Undo: c("-add"), Else: []plans.Else{exists, other}},
+		step("rest", "-rest"),
+	}}
+	for name, test := range map[string]struct {
+		stderr, shown string
+		ran           []string
+		took          []string
+		fails         bool
+	}{
+		"used, and not undone":     {"RTNETLINK answers: Address already in use", "x\nport 1 local\n", []string{"add", "show", "rest", "-rest"}, nil, false},
+		"somebody else's":          {"RTNETLINK answers: Address already in use", "port 11\n", []string{"add", "show"}, nil, true},
+		"another way":              {"fou: unknown command \"peer\"?", "", []string{"add", "plain", "-plain"}, []string{"plain"}, false},
+		"a failure nobody thought": {"Operation not permitted", "", []string{"add"}, nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fake{fail: map[string]string{"add": test.stderr}, out: map[string]string{"show": test.shown}}
+			r := newRunner(t, f)
+			took, err := r.Run(t.Context(), p, map[string]string{"P": "1"})
+			if (err != nil) != test.fails {
+				t.Fatalf("error %v", err)
+			}
+			if err := r.Undo(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.ran, f.ran); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(test.took, took); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestKeysPassingAndTakeBack(t *testing.T) {
+	f := &fake{fail: map[string]string{"look": "no such thing"}}
+	r := newRunner(t, f)
+	first := plans.Plan{Steps: []plans.Step{
+		{Do: c("look"), Absent: "there is one"},
+		{Do: c("load"), Unless: c("loaded")},
+		{Do: c("addr"), Undo: c("-addr"), Key: "addr"},
+		{Do: c("set"), Undo: c("-set"), Passing: true},
+	}}
+	second := plans.Plan{Steps: []plans.Step{
+		{Do: c("addr"), Undo: c("-addr"), Key: "addr"}, // done, and pending: skipped
+		{TakeBack: "addr"},
+		{TakeBack: "nothing"},
+	}}
+	for _, p := range []plans.Plan{first, second} {
+		if _, err := r.Run(t.Context(), p, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"look", "loaded", "addr", "set", "-addr"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+	if left := r.Journal.Since(0); len(left) != 0 {
+		t.Errorf("left in the journal: %v", left)
+	}
+	delete(f.fail, "look")
+	if _, err := r.Run(t.Context(), first, nil); err == nil || err.Error() != "look: there is one" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestInterruptedBetweenSteps(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	f := &fake{ctx: func(line string) {
+		if line == "b" {
+			cancel()
+		}
+	}}
+	r := newRunner(t, f)
+	_, err := r.Run(ctx, plans.Plan{Steps: []plans.Step{step("a", "-a"), step("b", "-b"), step("c", "-c")}}, nil)
+	if !errors.Is(err, ErrInterrupted) {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff([]string{"a", "b", "-b", "-a"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The undo must be on disk when its step runs, and a later process must find
+// what a dead one left, of a journal cut off at any byte.
+func TestJournalIsWrittenAhead(t *testing.T) {
+	dir := t.TempDir()
+	j, err := OpenJournal(dir, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "x.journal")
+	var during string
+	f := &fake{ctx: func(line string) {
+		if line == "b" {
+			data, _ := os.ReadFile(path)
+			during = string(data)
+		}
+	}}
+	r := &Runner{Exec: f.exec, Journal: j, Log: slog.New(slog.DiscardHandler)}
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{step("a", "-a"), step("b", "-b")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(during, `"-b"`) {
+		t.Errorf("while b ran the journal was\n%s", during)
+	}
+	if _, err := OpenJournal(dir, "x"); !errors.Is(err, ErrRunning) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Errorf("a second instance: %v", err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(data) + 1 {
+		entries, _ := parse(data[:n])
+		want := strings.Count(string(data[:n]), "}\n")
+		if len(entries) != want && len(entries) != want+1 {
+			t.Fatalf("cut at %d: %d entries, want %d", n, len(entries), want)
+		}
+	}
+	// As if the process had died: the lock goes with its file.
+	if err := j.lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenJournal(dir, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f = &fake{fail: map[string]string{"-b": "Cannot find device \"b\""}}
+	r = &Runner{Exec: f.exec, Journal: again, Log: slog.New(slog.DiscardHandler)}
+	if err := r.Recover(); err != nil {
+		t.Errorf("an object that isn't there is no fault after a crash: %v", err)
+	}
+	if diff := cmp.Diff([]string{"-b", "-a"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("files left: %v", left)
+	}
+}
+
+func TestJournalStaysSmall(t *testing.T) {
+	j, err := OpenJournal(t.TempDir(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 500 {
+		id, err := j.Note(Entry{Undo: c("-a"), Passing: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Drop(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(j.path); err != nil || info.Size() > 64<<10 {
+		t.Errorf("%v %v", info.Size(), err)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCommand(t *testing.T) {
+	run := Command(5 * time.Second)
+	out, _, err := run(plans.Command{Argv: []string{"sh", "-c", "cat; echo $LC_ALL"}, Stdin: "in "})
+	if err != nil || out != "in C\n" {
+		t.Errorf("%q %v", out, err)
+	}
+	_, stderr, err := run(c("ls /nonexistent"))
+	if err == nil || !strings.Contains(stderr, "No such file") {
+		t.Errorf("%q %v", stderr, err)
+	}
+	_, _, err = Command(50 * time.Millisecond)(c("sleep 60"))
+	if !errors.Is(err, ErrTimeout) {
+		t.Errorf("error %v, want ErrTimeout", err)
+	}
+	_, _, err = run(c("no-such-program"))
+	if err == nil {
+		t.Error("a missing program ran")
+	}
+}
+
+// A command that was killed may have changed the host: its undo is run.
+func TestTimeoutIsUndone(t *testing.T) {
+	f := &fake{}
+	r := newRunner(t, f)
+	r.Exec = func(cmd plans.Command) (string, string, error) {
+		f.ran = append(f.ran, cmd.Argv[0])
+		if cmd.Argv[0] == "a" {
+			return "", "", ErrTimeout
+		}
+		return "", "", nil
+	}
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{step("a", "-a")}}, nil); !errors.Is(err, ErrTimeout) {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"a", "-a"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCheckNamesTheMissingProgram(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := Check(plans.Plan{Steps: []plans.Step{
+		{Do: c("modprobe fou"), Unless: c("ip fou show")},
+		step("nft -f -", ""), step("ip link add", ""),
+	}})
+	var failed *StepError
+	if !errors.As(err, &failed) || plans.ExitCode(failed.Command.Argv) != plans.ExitNft ||
+		!strings.Contains(err.Error(), "nft is not installed") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestDirIsOursAlone(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("IPIPOU_RUN_DIR", dir)
+	if got, _, err := Dir(); err != nil || got != dir {
+		t.Errorf("%s %v", got, err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Dir(); err == nil {
+		t.Error("a directory that everybody can write is accepted")
+	}
+}
+
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte(`{"id":1,"undo":{"argv":["ip","link","del"]}}` + "\n" + `{"drop":[1]}` + "\n"))
+	f.Add([]byte("{\"id\":2,\"undo\":{\"argv\":[\"a\"],\"stdin\":\"x\"},\"key\":\"k\",\"passing\":true}\n{\"id\":"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		entries, last := parse(data)
+		for _, e := range entries {
+			if len(e.Undo.Argv) == 0 || e.ID > last || e.ID < 1 {
+				t.Errorf("entry %+v of last id %d", e, last)
+			}
+		}
+	})
+}
