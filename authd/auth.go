@@ -1,0 +1,105 @@
+package authd
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Why a datagram is refused. Errors of this package wrap one of these where
+// they refuse one, and never hold bytes of a token, a secret or a payload.
+var (
+	ErrRemoteIP   = errors.New("source address is not the allowed one")
+	ErrRemotePort = errors.New("source port is not the allowed one")
+	ErrDevice     = errors.New("arrived on another interface than the tunnel's")
+	ErrLength     = errors.New("wrong payload length")
+	ErrToken      = errors.New("wrong token")
+	ErrSkew       = errors.New("time discrepancy too large")
+	ErrReplayed   = errors.New("replayed: this very time and salt were accepted before")
+	ErrOlder      = errors.New("older than the newest accepted")
+	ErrRate       = errors.New("too many authentications")
+	ErrSignature  = errors.New("bad signature")
+	ErrMalformed  = errors.New("malformed packet")
+	ErrReply      = errors.New("reply does not match what was sent")
+)
+
+// refusals is what [reason] looks for.
+var refusals = []error{
+	ErrRemoteIP, ErrRemotePort, ErrDevice, ErrLength, ErrToken, ErrSkew,
+	ErrReplayed, ErrOlder, ErrRate, ErrSignature, ErrMalformed, ErrReply,
+}
+
+// reason reduces an error to its sentinel: details such as "by 7 s" would make
+// every repeat look new to the log.
+func reason(err error) string {
+	for _, r := range refusals {
+		if errors.Is(err, r) {
+			return r.Error()
+		}
+	}
+	return err.Error()
+}
+
+// Auth is how one tunnel's peer proves itself, or how we prove ourselves to it.
+//
+// As a server's: with RemoteKey the peer signs, with Token it sends the token,
+// with neither whatever comes from RemoteIP and RemotePort is the peer
+// ("address-only"). As a client's: Token is sent, or a signature by Key, or an
+// empty payload.
+type Auth struct {
+	Token      []byte             // nil: no token
+	Key        ed25519.PrivateKey // own signing key; nil: none
+	RemoteKey  ed25519.PublicKey  // nil: none
+	Secret     []byte             // signed along, never sent
+	RemoteIP   netip.Addr         // valid: only this source address may authenticate
+	RemotePort uint16             // non-zero: only this source port
+	MaxSkew    time.Duration      // between the payload's time and ours; 0: not checked
+}
+
+// addressOnly reports whether a server with a needs no proof but the source.
+func (a Auth) addressOnly() bool { return a.Token == nil && a.RemoteKey == nil }
+
+// scheme names for the log what a server with a goes by.
+func (a Auth) scheme() string {
+	switch {
+	case a.RemoteKey != nil:
+		return "ed25519"
+	case a.Token != nil:
+		return "token"
+	default:
+		return "address"
+	}
+}
+
+// validate catches what crypto/ed25519 would panic on and what would quietly
+// authenticate more than the operator meant.
+func (a Auth) validate() error {
+	if a.Token != nil && len(a.Token) == 0 {
+		return errors.New("the token is empty")
+	}
+	if len(a.Token) > maxPayload {
+		return fmt.Errorf("the token is longer than %d bytes", maxPayload)
+	}
+	if a.Key != nil && len(a.Key) != ed25519.PrivateKeySize {
+		return errors.New("the key is not an ed25519 private key")
+	}
+	if a.RemoteKey != nil && len(a.RemoteKey) != ed25519.PublicKeySize {
+		return errors.New("the remote key is not an ed25519 public key")
+	}
+	if a.RemoteIP.IsValid() && !a.RemoteIP.Is4() {
+		return errors.New("the remote address is not IPv4")
+	}
+	if a.MaxSkew < 0 {
+		return errors.New("the largest time discrepancy is negative")
+	}
+	return nil
+}
+
+// sameKeys reports whether both ends use one key pair, with which anybody can
+// send a reply back as an authentication.
+func (a Auth) sameKeys() bool {
+	return a.Key != nil && a.RemoteKey != nil && bytes.Equal(a.Key.Public().(ed25519.PublicKey), a.RemoteKey)
+}

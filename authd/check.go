@@ -1,0 +1,140 @@
+package authd
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// checker decides about received payloads. It touches no socket and no file,
+// and is safe for concurrent use.
+type checker struct {
+	now   func() time.Time
+	auths []Auth
+	ids   []string // of the keys, "" without
+
+	mu     sync.Mutex
+	rate   *limiter
+	replay map[string]*ReplayState // by id: tunnels of one key share a state
+}
+
+func newChecker(auths []Auth, now func() time.Time) *checker {
+	c := &checker{
+		now:    now,
+		auths:  auths,
+		ids:    make([]string, len(auths)),
+		rate:   newLimiter(now()),
+		replay: make(map[string]*ReplayState),
+	}
+	for i, a := range auths {
+		if a.RemoteKey != nil {
+			c.ids[i] = replayID(a.RemoteKey)
+			c.replay[c.ids[i]] = new(ReplayState)
+		}
+	}
+	return c
+}
+
+// check returns nil if payload from src authenticates the peer of tunnel i. The
+// checks are in the order of their cost, and a datagram that fails one changes
+// nothing, but for the rate.
+func (c *checker) check(i int, src netip.AddrPort, payload []byte) error {
+	a := c.auths[i]
+	if a.RemoteIP.IsValid() && src.Addr() != a.RemoteIP {
+		return ErrRemoteIP
+	}
+	if a.RemotePort != 0 && src.Port() != a.RemotePort {
+		return ErrRemotePort
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	allow := func() bool { return c.rate.allow(src.Addr(), now) }
+	switch {
+	case a.RemoteKey != nil:
+		return checkSigned(a, c.replay[c.ids[i]], now, allow, payload)
+	case a.Token != nil:
+		return checkToken(a, allow, payload)
+	case !allow():
+		return ErrRate
+	}
+	return nil
+}
+
+// state returns the id of the key of tunnel i and a copy of what is remembered
+// of it. The id is "" without a key.
+func (c *checker) state(i int) (string, ReplayState) {
+	id := c.ids[i]
+	if id == "" {
+		return "", ReplayState{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return id, c.replay[id].clone()
+}
+
+// restore sets what is remembered of id. It is for before the first check.
+func (c *checker) restore(id string, s ReplayState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*c.replay[id] = s.clone()
+}
+
+func checkToken(a Auth, allow func() bool, payload []byte) error {
+	if len(payload) != len(a.Token) {
+		return fmt.Errorf("%w: %d bytes", ErrLength, len(payload))
+	}
+	if !allow() {
+		return ErrRate
+	}
+	if subtle.ConstantTimeCompare(payload, a.Token) != 1 {
+		return ErrToken
+	}
+	return nil
+}
+
+// checkSigned checks an ed25519 payload of either direction and advances seen if
+// it is good. The signature comes last: it costs a thousand times the others.
+func checkSigned(a Auth, seen *ReplayState, now time.Time, allow func() bool, payload []byte) error {
+	st, err := ParseStamp(payload)
+	if err != nil {
+		return err
+	}
+	if err := checkSkew(a.MaxSkew, now, st); err != nil {
+		return err
+	}
+	if err := seen.check(st); err != nil {
+		return err
+	}
+	if !allow() {
+		return ErrRate
+	}
+	if err := VerifySignature(a.RemoteKey, a.Secret, payload); err != nil {
+		return err
+	}
+	seen.accept(st)
+	return nil
+}
+
+// checkSkew compares whole seconds, as the payload has no others. It stays
+// clear of time.Duration for the difference: 40 bits of seconds overflow one.
+func checkSkew(limit time.Duration, now time.Time, st Stamp) error {
+	if limit == 0 {
+		return nil
+	}
+	d := st.Time - now.Unix()
+	ahead := d > 0
+	if d < 0 {
+		d = -d
+	}
+	if d <= int64(limit/time.Second) {
+		return nil
+	}
+	if ahead {
+		return fmt.Errorf("%w: the sender's clock is %d s ahead", ErrSkew, d)
+	}
+	return fmt.Errorf("%w: the sender's clock is %d s behind", ErrSkew, d)
+}

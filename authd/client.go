@@ -1,0 +1,344 @@
+package authd
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// keepSent is how many sent payloads a reply may be the reverse of.
+const keepSent = 8
+
+// ClientConfig configures a [Client].
+type ClientConfig struct {
+	Name   string         // for the log: "ipipou0"
+	Local  netip.AddrPort // our FOU endpoint, IPv4
+	Remote netip.AddrPort // the server's, IPv4
+	Device string         // outer interface, "": as routed
+	Auth   Auth           // RemoteIP and RemotePort are not used: replies are from Remote
+	TTL    uint8          // of what is sent, in hops; 0: the system's
+
+	Keepalive   time.Duration // between authentications; 0: never
+	ExpectReply bool          // the operator said that the server replies
+	NoReply     bool          // do not listen for replies: only Send is called
+
+	Log *slog.Logger     // nil: discarded
+	Now func() time.Time // nil: time.Now
+
+	// Refresh is called before each authentication and returns the endpoints
+	// to use: the local address may have changed, and the caller has by then
+	// moved the tunnel. An error is treated as one of sending. nil: fixed.
+	Refresh func() (local, remote netip.AddrPort, err error)
+
+	// OnUp is called, from Run, at the first reply and the first after a
+	// loss; OnLost when the server is known to reply and did not to three
+	// authentications in a row, also if it never did. Both may be nil.
+	OnUp, OnLost func()
+}
+
+// Client authenticates us to a server.
+type Client struct {
+	cfg   ClientConfig
+	folds *folder
+	out   datagramSender
+	in    packetReceiver // nil with NoReply
+
+	// What replies are checked by; used by Run alone.
+	rate *limiter
+	seen ReplayState
+	hint bool // it was logged that replies are not verified
+
+	mu            sync.Mutex
+	local, remote netip.AddrPort
+	sent          [][]byte // the last keepSent payloads
+}
+
+// NewClient checks cfg and opens the sockets: a raw one to send by and, unless
+// cfg.NoReply, a packet socket that hears the server. It needs CAP_NET_RAW.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	c, err := newClient(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Name, err)
+	}
+	c.cfg.TTL = systemTTL(cfg.TTL)
+	if !cfg.NoReply {
+		// Before the first authentication, not to miss its reply.
+		in, err := listenPacket(cfg.Device, Filter(c.filter(c.local, c.remote)), c.cfg.Log)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", cfg.Name, err)
+		}
+		c.in = in
+	}
+	out, err := newRawSender(cfg.Device)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("%s: %w", cfg.Name, err)
+	}
+	c.out = out
+	return c, nil
+}
+
+// newClient is the part of NewClient without sockets.
+func newClient(cfg ClientConfig) (*Client, error) {
+	if err := cfg.Auth.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Auth.Token != nil && cfg.Auth.Key != nil {
+		return nil, errors.New("both a token and a key to authenticate by")
+	}
+	if err := errors.Join(checkEndpoint(cfg.Local), checkEndpoint(cfg.Remote)); err != nil {
+		return nil, err
+	}
+	if cfg.Keepalive < 0 {
+		return nil, errors.New("the keepalive is negative")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Client{
+		cfg:    cfg,
+		folds:  newFolder(cfg.Log, cfg.Now),
+		rate:   newLimiter(cfg.Now()),
+		local:  cfg.Local,
+		remote: cfg.Remote,
+	}, nil
+}
+
+// filter passes replies. A token may look like data when it is reversed.
+func (c *Client) filter(local, remote netip.AddrPort) FilterSpec {
+	f := FilterSpec{
+		Dst:   []netip.Addr{local.Addr()},
+		Ports: []uint16{local.Port()},
+		Src:   remote,
+	}
+	if looksInner(Reverse(c.cfg.Auth.Token)) {
+		f.InnerLens = []int{len(c.cfg.Auth.Token)}
+	}
+	return f
+}
+
+// Close closes the sockets.
+func (c *Client) Close() error {
+	var errs []error
+	if c.in != nil {
+		errs = append(errs, c.in.Close())
+	}
+	if c.out != nil {
+		errs = append(errs, c.out.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Send sends one authentication now. Its error wraps that of the system call,
+// or Refresh's. It is safe for concurrent use.
+func (c *Client) Send() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.refresh(); err != nil {
+		return err
+	}
+	p, err := Payload(c.cfg.Auth, c.cfg.Now(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	// Remembered first: the reply may be there before send returns.
+	c.sent = append(c.sent, p)
+	if n := len(c.sent); n > keepSent {
+		c.sent = append(c.sent[:0], c.sent[n-keepSent:]...)
+	}
+	c.cfg.Log.Debug(c.cfg.Name+": authenticating", "local", c.local, "remote", c.remote, "length", len(p))
+	return c.out.send(c.local, c.remote, c.cfg.TTL, p)
+}
+
+// refresh follows the endpoints.
+func (c *Client) refresh() error {
+	if c.cfg.Refresh == nil {
+		return nil
+	}
+	local, remote, err := c.cfg.Refresh()
+	if err != nil {
+		return fmt.Errorf("endpoints: %w", err)
+	}
+	if local == c.local && remote == c.remote {
+		return nil
+	}
+	if err := errors.Join(checkEndpoint(local), checkEndpoint(remote)); err != nil {
+		return err
+	}
+	if c.in != nil {
+		if err := c.in.setFilter(Filter(c.filter(local, remote))); err != nil {
+			return err
+		}
+	}
+	c.local, c.remote = local, remote
+	return nil
+}
+
+// Run keeps us authenticated until ctx ends, then it returns nil, or until the
+// reply socket fails for good. It takes its start as the time of an
+// authentication, so call Send before.
+//
+// It sends again when again yields a value, each Keepalive, and when no reply
+// comes: after 1, 2, 4, 8, 16, 32 and then each 60 s, or Keepalive if that is
+// less. For a server that was never heard and of which ExpectReply is not said,
+// it gives up waiting after those six; Keepalive goes on.
+func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	defer c.folds.flush()
+
+	replies := make(chan Datagram)
+	failed := make(chan error, 1)
+	if c.in != nil {
+		wg.Go(func() { failed <- c.receive(ctx, replies) })
+	}
+
+	e := newExchange(c.cfg.Keepalive, c.cfg.ExpectReply, c.in == nil, c.cfg.Now())
+	lastErr := ""
+	attempt := func() {
+		err := c.Send()
+		if err == nil {
+			lastErr = ""
+			e.sent(c.cfg.Now())
+			return
+		}
+		if err.Error() != lastErr {
+			lastErr = err.Error()
+			c.cfg.Log.Warn(c.cfg.Name+": authentication not sent, will try again", "error", err)
+		}
+		c.tell(e.failed(c.cfg.Now()))
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Stop()
+		if next := e.next(); !next.IsZero() {
+			timer.Reset(next.Sub(c.cfg.Now()))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("%s: %w", c.cfg.Name, err)
+		case _, ok := <-again:
+			if !ok {
+				again = nil
+				continue
+			}
+			e.restart()
+			attempt()
+		case d := <-replies:
+			if c.hear(d) {
+				c.tell(e.answered())
+			}
+		case <-timer.C:
+			send, ev := e.due(c.cfg.Now())
+			c.tell(ev)
+			if send {
+				attempt()
+			}
+		}
+	}
+}
+
+func (c *Client) receive(ctx context.Context, replies chan<- Datagram) error {
+	buf := make([]byte, bufLen)
+	for {
+		n, _, err := c.in.recv(ctx, buf)
+		if err != nil {
+			return err
+		}
+		d, err := ParseUDP(buf[:n])
+		if err != nil {
+			c.cfg.Log.Debug(c.cfg.Name+": no reply", "source", d.Src, "error", err)
+			continue
+		}
+		d.Payload = bytes.Clone(d.Payload)
+		select {
+		case replies <- d:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// hear reports whether d answers us.
+func (c *Client) hear(d Datagram) bool {
+	c.mu.Lock()
+	local, remote := c.local, c.remote
+	c.mu.Unlock()
+	// The filter saw to that, but the endpoints may have moved since.
+	if d.Src != remote || d.Dst != local {
+		return false
+	}
+	verified, err := c.verify(d)
+	c.cfg.Log.Debug(c.cfg.Name+": reply", "source", d.Src, "length", len(d.Payload), "ok", err == nil)
+	if err != nil {
+		c.folds.warn(foldKey{name: c.cfg.Name, reason: reason(err), src: d.Src.Addr()},
+			fmt.Sprintf("%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err))
+		return false
+	}
+	if !verified && !c.hint {
+		c.hint = true
+		c.cfg.Log.Info(c.cfg.Name + ": the server signs its replies, give --auth-remote-pubkey-b64 to verify replies")
+	}
+	return true
+}
+
+// verify reports whether a reply proves more than that somebody sees what we
+// send. Without the server's key it cannot be had when the server signs.
+func (c *Client) verify(d Datagram) (verified bool, err error) {
+	a := c.cfg.Auth
+	now := c.cfg.Now()
+	allow := func() bool { return c.rate.allow(d.Src.Addr(), now) }
+	if a.RemoteKey != nil {
+		return true, checkSigned(a, &c.seen, now, allow, d.Payload)
+	}
+	rev := Reverse(d.Payload)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.sent {
+		if bytes.Equal(p, rev) {
+			return true, nil
+		}
+	}
+	if a.Key != nil && len(d.Payload) == SignedLen {
+		return false, nil
+	}
+	return false, fmt.Errorf("%w: %d bytes", ErrReply, len(d.Payload))
+}
+
+// tell logs and passes on a change.
+func (c *Client) tell(ev event) {
+	c.mu.Lock()
+	remote := c.remote
+	c.mu.Unlock()
+	switch ev {
+	case isUp:
+		c.cfg.Log.Info(fmt.Sprintf("%s: up, %s replies", c.cfg.Name, remote))
+		if c.cfg.OnUp != nil {
+			c.cfg.OnUp()
+		}
+	case isLost:
+		c.cfg.Log.Warn(fmt.Sprintf("%s: lost, %d authentications without a reply of %s", c.cfg.Name, lostAfter, remote))
+		if c.cfg.OnLost != nil {
+			c.cfg.OnLost()
+		}
+	case isSilent:
+		c.cfg.Log.Info(fmt.Sprintf("%s: %s does not reply (it may not have --reply-on-auth-ok)", c.cfg.Name, remote))
+	}
+}

@@ -1,0 +1,440 @@
+package authd
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/net/bpf"
+)
+
+// queueLen is how many authentications wait while one is being bound.
+const queueLen = 1024
+
+// ServerTunnel is one tunnel of a server.
+type ServerTunnel struct {
+	Name   string         // for the log: "ipipou0"
+	Local  netip.AddrPort // FOU endpoint, IPv4; unique in a server
+	Device string         // outer interface, "": any
+	Auth   Auth
+	Reply  bool  // answer a valid authentication
+	TTL    uint8 // of replies, in hops; 0: the system's
+}
+
+// ServerConfig configures a [Server].
+type ServerConfig struct {
+	Tunnels []ServerTunnel
+	Log     *slog.Logger     // nil: discarded
+	Now     func() time.Time // nil: time.Now
+	Store   ReplayStore      // nil: memory only
+
+	// Bind is called from one goroutine at a time for every valid
+	// authentication, with an index into Tunnels. Nil means that the peer is
+	// bound (new, moved or already there); then the reply is sent. The error
+	// is logged by the callee, not by authd.
+	Bind func(tunnel int, peer netip.AddrPort) error
+}
+
+// Server listens for the authentications of its tunnels' peers.
+type Server struct {
+	tunnels []ServerTunnel
+	log     *slog.Logger
+	now     func() time.Time
+	store   ReplayStore
+	bind    func(tunnel int, peer netip.AddrPort) error
+
+	byLocal map[netip.AddrPort]int
+	checker *checker
+	folds   *folder
+	queue   chan accepted
+	senders map[string]datagramSender // by device
+	shared  packetReceiver            // of all tunnels but the address-only; nil without
+
+	mu   sync.Mutex
+	open map[int]*openTunnel // the address-only ones
+}
+
+// openTunnel is an address-only tunnel. Its filter changes with its peer, so it
+// has a socket of its own.
+type openTunnel struct {
+	conn packetReceiver
+	peer netip.AddrPort // invalid: none bound
+}
+
+// accepted is a valid authentication.
+type accepted struct {
+	tunnel  int
+	peer    netip.AddrPort
+	payload []byte
+}
+
+// packetReceiver and datagramSender are what the tests replace.
+type packetReceiver interface {
+	recv(ctx context.Context, buf []byte) (n, index int, err error)
+	arrivedOn(index int, device string) bool
+	setFilter(filter []bpf.Instruction) error
+	Close() error
+}
+
+type datagramSender interface {
+	send(src, dst netip.AddrPort, ttl uint8, payload []byte) error
+	Close() error
+}
+
+// NewServer checks cfg, loads the replay states and opens the sockets: one
+// packet socket for each address-only tunnel and one for all others, and a raw
+// socket for each device that replies go out on. It needs CAP_NET_RAW. Errors
+// name the tunnel.
+func NewServer(cfg ServerConfig) (_ *Server, err error) {
+	s, err := newServer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+
+	var shared []int
+	for i, t := range s.tunnels {
+		if !t.Auth.addressOnly() {
+			shared = append(shared, i)
+			continue
+		}
+		c, err := listenPacket(t.Device, Filter(openFilter(t, netip.AddrPort{})), s.log)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
+		s.open[i] = &openTunnel{conn: c}
+	}
+	if len(shared) > 0 {
+		first := s.tunnels[shared[0]]
+		device := first.Device
+		for _, i := range shared {
+			if s.tunnels[i].Device != device {
+				device = ""
+			}
+		}
+		c, err := listenPacket(device, Filter(s.sharedFilter(shared)), s.log)
+		if err != nil {
+			return nil, fmt.Errorf("%s and %d more: %w", first.Name, len(shared)-1, err)
+		}
+		s.shared = c
+	}
+	for i, t := range s.tunnels {
+		s.tunnels[i].TTL = systemTTL(t.TTL)
+		if !t.Reply || s.senders[t.Device] != nil {
+			continue
+		}
+		snd, err := newRawSender(t.Device)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
+		s.senders[t.Device] = snd
+	}
+	return s, nil
+}
+
+// newServer is the part of NewServer without sockets.
+func newServer(cfg ServerConfig) (*Server, error) {
+	if len(cfg.Tunnels) == 0 {
+		return nil, errors.New("authd: no tunnels")
+	}
+	if cfg.Bind == nil {
+		return nil, errors.New("authd: no Bind")
+	}
+	s := &Server{
+		tunnels: slices.Clone(cfg.Tunnels),
+		log:     cfg.Log,
+		now:     cfg.Now,
+		store:   cfg.Store,
+		bind:    cfg.Bind,
+		byLocal: make(map[netip.AddrPort]int),
+		queue:   make(chan accepted, queueLen),
+		senders: make(map[string]datagramSender),
+		open:    make(map[int]*openTunnel),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.folds = newFolder(s.log, s.now)
+
+	auths := make([]Auth, len(s.tunnels))
+	for i, t := range s.tunnels {
+		if err := s.checkTunnel(t); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
+		s.byLocal[t.Local] = i
+		auths[i] = t.Auth
+	}
+	s.checker = newChecker(auths, s.now)
+	s.load()
+	return s, nil
+}
+
+func (s *Server) checkTunnel(t ServerTunnel) error {
+	if err := t.Auth.validate(); err != nil {
+		return err
+	}
+	if t.Auth.Token != nil && t.Auth.RemoteKey != nil {
+		return errors.New("both a token and a remote key to authenticate by")
+	}
+	if err := checkEndpoint(t.Local); err != nil {
+		return err
+	}
+	if i, ok := s.byLocal[t.Local]; ok {
+		return fmt.Errorf("%s is the endpoint of %s too", t.Local, s.tunnels[i].Name)
+	}
+	if t.Auth.sameKeys() {
+		s.log.Warn(t.Name + ": both ends have the same key, so a reply can be sent back as an authentication")
+	}
+	return nil
+}
+
+func checkEndpoint(a netip.AddrPort) error {
+	if !a.Addr().Is4() || a.Addr().IsUnspecified() || a.Port() == 0 {
+		return fmt.Errorf("%s is not an IPv4 address and port", a)
+	}
+	return nil
+}
+
+// load takes over what earlier runs accepted.
+func (s *Server) load() {
+	if s.store == nil {
+		return
+	}
+	for id := range s.checker.replay {
+		st, err := s.store.Load(id)
+		if err != nil {
+			s.log.Warn("replays from before this start may be accepted", "error", err)
+		}
+		s.checker.restore(id, st)
+	}
+}
+
+func (s *Server) sharedFilter(tunnels []int) FilterSpec {
+	var f FilterSpec
+	for _, i := range tunnels {
+		t := s.tunnels[i]
+		if !slices.Contains(f.Dst, t.Local.Addr()) {
+			f.Dst = append(f.Dst, t.Local.Addr())
+		}
+		f.Ports = append(f.Ports, t.Local.Port())
+		if looksInner(t.Auth.Token) {
+			f.InnerLens = append(f.InnerLens, len(t.Auth.Token))
+		}
+	}
+	return f
+}
+
+func openFilter(t ServerTunnel, peer netip.AddrPort) FilterSpec {
+	return FilterSpec{
+		Dst:        []netip.Addr{t.Local.Addr()},
+		Ports:      []uint16{t.Local.Port()},
+		AnyPayload: true,
+		Peer:       peer,
+		RemoteIP:   t.Auth.RemoteIP,
+		RemotePort: t.Auth.RemotePort,
+	}
+}
+
+// Serve authenticates peers until ctx ends, then it returns nil, or until a
+// socket fails for good. That a device is down or gone is waited out. It may be
+// called once.
+func (s *Server) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	var (
+		wg     sync.WaitGroup
+		failed = make(chan error, 1+len(s.open))
+	)
+	receive := func(conn packetReceiver, name string) {
+		wg.Go(func() {
+			err := s.receive(ctx, conn)
+			if ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+				cancel()
+			}
+		})
+	}
+	if s.shared != nil {
+		receive(s.shared, "authd")
+	}
+	for i, o := range s.open {
+		receive(o.conn, s.tunnels[i].Name)
+	}
+	wg.Go(func() { s.work(ctx) })
+	wg.Wait()
+	s.folds.flush()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// Close closes the sockets.
+func (s *Server) Close() error {
+	var errs []error
+	if s.shared != nil {
+		errs = append(errs, s.shared.Close())
+	}
+	for _, o := range s.open {
+		errs = append(errs, o.conn.Close())
+	}
+	for _, snd := range s.senders {
+		errs = append(errs, snd.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Forget tells the server that a tunnel, by its index, has lost its peer. On an
+// address-only tunnel the data of that peer authenticates it anew then; others
+// need no telling.
+func (s *Server) Forget(tunnel int) error {
+	return s.setPeer(tunnel, netip.AddrPort{})
+}
+
+func (s *Server) receive(ctx context.Context, conn packetReceiver) error {
+	buf := make([]byte, bufLen)
+	for {
+		n, index, err := conn.recv(ctx, buf)
+		if err != nil {
+			return err
+		}
+		d, err := ParseUDP(buf[:n])
+		s.handle(conn, index, d, err)
+	}
+}
+
+// handle decides about one packet that the filter of conn passed. As the filter
+// may pass too much, it looks at all of it again.
+func (s *Server) handle(conn packetReceiver, index int, d Datagram, err error) {
+	i, ok := s.byLocal[d.Dst]
+	if !ok || s.connOf(i) != conn {
+		return
+	}
+	t := s.tunnels[i]
+	if err == nil && s.isData(i, d) {
+		return
+	}
+	if err == nil && !conn.arrivedOn(index, t.Device) {
+		err = ErrDevice
+	}
+	if err == nil {
+		err = s.checker.check(i, d.Src, d.Payload)
+	}
+	s.log.Debug(t.Name+": datagram", "source", d.Src, "length", len(d.Payload), "ok", err == nil)
+	if err != nil {
+		s.warn(t.Name, d.Src, reason(err), fmt.Sprintf("refused: %v", err))
+		return
+	}
+	select {
+	case s.queue <- accepted{i, d.Src, slices.Clone(d.Payload)}:
+	default:
+		s.warn(t.Name, d.Src, "queue", "authenticated, but too many others are waiting to be bound")
+	}
+}
+
+// connOf returns the socket that tunnel i is served by. Two sockets may see one
+// packet, as the filter of the shared one passes a range of ports if need be.
+func (s *Server) connOf(i int) packetReceiver {
+	if o, ok := s.open[i]; ok {
+		return o.conn
+	}
+	return s.shared
+}
+
+// isData reports whether d is tunnel data: what the filter lets pass for the
+// sake of another tunnel, or passed before it knew the peer.
+func (s *Server) isData(i int, d Datagram) bool {
+	if !looksInner(d.Payload) {
+		return false
+	}
+	o, ok := s.open[i]
+	if !ok {
+		token := s.tunnels[i].Auth.Token
+		return !looksInner(token) || len(token) != len(d.Payload)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return o.peer == d.Src
+}
+
+// work binds and answers, apart from receiving, as binding takes its time.
+func (s *Server) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-s.queue:
+			s.accept(a)
+		}
+	}
+}
+
+func (s *Server) accept(a accepted) {
+	t := s.tunnels[a.tunnel]
+	s.log.Info(fmt.Sprintf("%s: %s authenticated by %s", t.Name, a.peer, t.Auth.scheme()))
+
+	// First of all, so that it is not accepted a second time whatever happens.
+	if id, st := s.checker.state(a.tunnel); s.store != nil && id != "" {
+		if err := s.store.Save(id, st); err != nil {
+			s.warn(t.Name, a.peer, "store", fmt.Sprintf("authenticated, but not remembered over a restart: %v", err))
+		}
+	}
+	if s.bind(a.tunnel, a.peer) != nil {
+		return
+	}
+	if err := s.setPeer(a.tunnel, a.peer); err != nil {
+		s.warn(t.Name, a.peer, "filter", fmt.Sprintf("bound, but its data still comes here: %v", err))
+	}
+	// Nobody waits for an answer to data.
+	if t.Reply && !looksInner(a.payload) {
+		s.reply(t, a)
+	}
+}
+
+func (s *Server) reply(t ServerTunnel, a accepted) {
+	p, err := Reply(t.Auth, a.payload, s.now(), rand.Reader)
+	if err == nil {
+		err = s.senders[t.Device].send(t.Local, a.peer, t.TTL, p)
+	}
+	if err != nil {
+		s.warn(t.Name, a.peer, "reply", fmt.Sprintf("bound, but the reply failed: %v", err))
+	}
+}
+
+// setPeer makes the filter of an address-only tunnel refuse peer's data.
+func (s *Server) setPeer(i int, peer netip.AddrPort) error {
+	o, ok := s.open[i]
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o.peer == peer {
+		return nil
+	}
+	if err := o.conn.setFilter(Filter(openFilter(s.tunnels[i], peer))); err != nil {
+		return err
+	}
+	o.peer = peer
+	return nil
+}
+
+func (s *Server) warn(name string, src netip.AddrPort, why, msg string) {
+	s.folds.warn(foldKey{name: name, reason: why, src: src.Addr()}, fmt.Sprintf("%s: %s %s", name, src, msg))
+}
