@@ -232,6 +232,11 @@ func (r *reader) weaknesses(t *Tunnel, keyName string) {
 	case open:
 		r.note(Warn, "authentication by address only: whoever can forge it becomes the peer")
 	}
+	if a.Token == nil && a.RemoteKey == nil && a.Lifetime > 0 {
+		// Its next packet of any kind would let it in again.
+		r.note(Info, "auth-lifetime has no effect where authentication is by address only")
+		a.Lifetime = 0
+	}
 	if a.Keepalive > 0 {
 		r.note(Info, "keepalive has no effect on a server")
 	}

@@ -1,0 +1,197 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"ipipou/plans"
+	"ipipou/runner"
+)
+
+// An Instance is the tunnels of one configuration, to be run once.
+type Instance struct {
+	Config plans.Config
+	Log    *slog.Logger
+	// Echo is called with each command that is about to change the host.
+	Echo func(plans.Command)
+	// Again makes clients authenticate anew (SIGUSR1).
+	Again <-chan struct{}
+
+	run  *runner.Runner
+	vars map[string]string
+}
+
+// Run brings the instance up, runs it until ctx ends or it fails, and undoes
+// all it did. The error is for ExitCode.
+func (in *Instance) Run(ctx context.Context) (err error) {
+	if err := privileged(); err != nil {
+		return err
+	}
+	if err := in.check(); err != nil {
+		return err
+	}
+	journal, err := in.journal()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, journal.Close()) }()
+	in.prepare(journal)
+	if left := journal.Since(0); len(left) > 0 {
+		in.Log.Warn(fmt.Sprintf("an earlier %s died and left %d things behind: undoing them first", in.Config.Name, len(left)))
+		if err := in.run.Recover(); err != nil {
+			in.Log.Error(err.Error())
+		}
+	}
+	if err := in.facts(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // a name was being resolved; nothing has been done
+		}
+		return err
+	}
+	if _, err := in.run.Run(ctx, in.Config.Up(), in.vars); err != nil {
+		return err
+	}
+	err = in.serve(ctx)
+	in.Log.Info("cleaning up")
+	return errors.Join(err, in.run.Undo())
+}
+
+func (in *Instance) prepare(j *runner.Journal) {
+	in.run = &runner.Runner{Exec: runner.Command(runner.DefaultTimeout), Journal: j, Log: in.Log, Echo: in.Echo}
+}
+
+// check looks for every program that a plan of the instance may need.
+func (in *Instance) check() error {
+	all := in.Config.Up()
+	for _, t := range in.Config.Tunnels {
+		if t.Mode == plans.Server {
+			all.Steps = append(all.Steps, t.Bind().Steps...)
+		}
+	}
+	return runner.Check(all)
+}
+
+func (in *Instance) journal() (*runner.Journal, error) {
+	dir, fallback, err := runner.Dir()
+	if err != nil {
+		return nil, err
+	}
+	if fallback != nil {
+		in.Log.Warn(fmt.Sprintf("the journal is kept in %s, where it may not outlive a crash: %v (a unit wants RuntimeDirectory=ipipou)", dir, fallback))
+	}
+	return runner.OpenJournal(dir, in.Config.Name)
+}
+
+// facts asks the host for what the plans need to know. A server that was named
+// by its host name is resolved here.
+func (in *Instance) facts(ctx context.Context) error {
+	for i := range in.Config.Tunnels {
+		t := &in.Config.Tunnels[i]
+		if t.RemoteHost == "" || t.RemoteIP.IsValid() {
+			continue
+		}
+		ip, err := resolve(ctx, t.RemoteHost)
+		if err != nil {
+			return &Error{plans.ExitUsage, fmt.Errorf("--fou-remote: %w", err)}
+		}
+		t.RemoteIP = ip
+	}
+	in.vars = map[string]string{}
+	for _, v := range in.Config.Facts() {
+		value, err := in.run.Ask(v)
+		if err != nil {
+			return &Error{plans.ExitUsage, err}
+		}
+		if v.Name != "" {
+			in.vars[v.Name] = value
+		}
+	}
+	return nil
+}
+
+func resolve(ctx context.Context, host string) (netip.Addr, error) {
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return ips[0].Unmap(), nil
+}
+
+// local is the tunnel's outer endpoint, by the values of vars.
+func local(t plans.Tunnel, vars map[string]string) (netip.AddrPort, error) {
+	ip := t.FOUIP
+	if !ip.IsValid() {
+		var err error
+		if ip, err = netip.ParseAddr(vars[t.IPVar()]); err != nil {
+			return netip.AddrPort{}, err
+		}
+	}
+	return netip.AddrPortFrom(ip, t.FOUPort), nil
+}
+
+// serve runs the servers and clients until ctx ends or one of them fails.
+func (in *Instance) serve(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var parts []func(context.Context) error
+	var clients []*client
+	var servers []plans.Tunnel
+	for _, t := range in.Config.Tunnels {
+		if t.Mode == plans.Server {
+			servers = append(servers, t)
+			continue
+		}
+		c, err := newClient(in, t)
+		if err != nil {
+			return err
+		}
+		defer c.auth.Close()
+		clients = append(clients, c)
+		parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })
+	}
+	if len(servers) > 0 {
+		s, err := newServer(ctx, in, servers, fail)
+		if err != nil {
+			return err
+		}
+		defer s.auth.Close()
+		parts = append(parts, s.auth.Serve)
+	}
+	var running sync.WaitGroup
+	for _, part := range parts {
+		running.Go(func() {
+			if err := part(ctx); err != nil {
+				fail(&Error{ExitSockets, err})
+			}
+		})
+	}
+	running.Go(func() { in.triggers(ctx, clients, fail) })
+	running.Wait()
+	var own *Error
+	if errors.As(context.Cause(ctx), &own) {
+		return own
+	}
+	return nil
+}
+
+// privileged tells beforehand what the kernel would refuse half-way.
+func privileged() error {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&head, &caps[0]); err != nil {
+		return err
+	}
+	for _, c := range []uint{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
+		if caps[0].Effective&(1<<c) == 0 {
+			return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither)")
+		}
+	}
+	return nil
+}

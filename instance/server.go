@@ -1,0 +1,121 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"ipipou/authd"
+	"ipipou/plans"
+)
+
+// A server is the server tunnels of an instance: who is bound to each, and from
+// which local address.
+type server struct {
+	in    *Instance
+	ctx   context.Context
+	fail  context.CancelCauseFunc
+	auth  *authd.Server
+	bound []binding
+}
+
+type binding struct {
+	tunnel plans.Tunnel
+	peer   netip.AddrPort // invalid: nobody
+	local  netip.Addr     // main or alternate
+}
+
+// newServer opens the sockets of servers whose gate is closed already.
+func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail context.CancelCauseFunc) (*server, error) {
+	s := &server{in: in, ctx: ctx, fail: fail}
+	conf := authd.ServerConfig{Log: in.Log, Bind: s.bind, Store: in.store()}
+	for _, t := range tunnels {
+		at, err := local(t, in.vars)
+		if err != nil {
+			return nil, &Error{ExitSockets, err}
+		}
+		s.bound = append(s.bound, binding{tunnel: t})
+		conf.Tunnels = append(conf.Tunnels, authd.ServerTunnel{
+			Name: t.Dev, Local: at, Device: t.FOUDev, Auth: authOf(t), Reply: t.Auth.Reply, TTL: t.Auth.TTL,
+		})
+	}
+	var err error
+	if s.auth, err = authd.NewServer(conf); err != nil {
+		return nil, &Error{ExitSockets, err}
+	}
+	for i, t := range conf.Tunnels {
+		in.Log.Info(fmt.Sprintf("%s: waiting for an authentication at %s", tunnels[i].Dev, t.Local))
+	}
+	return s, nil
+}
+
+// bind makes the authenticated peer the one that the tunnel leads to.
+func (s *server) bind(i int, peer netip.AddrPort) error {
+	b := &s.bound[i]
+	t := b.tunnel
+	at, err := local(t, s.in.vars)
+	if err != nil {
+		return err
+	}
+	vars := maps.Clone(s.in.vars)
+	maps.Copy(vars, t.PeerVars(peer))
+	plan, code := t.Bind(), ExitBind
+	switch {
+	case b.peer == peer && t.Auth.Lifetime == 0:
+		return nil
+	case b.peer == peer:
+		plan, code = t.Readmit(), ExitRebind
+	case b.peer.IsValid():
+		maps.Copy(vars, plans.OldVars(b.local, b.peer))
+		plan, code = t.Rebind(), ExitRebind
+	}
+	took, err := s.in.run.Run(s.ctx, plan, vars)
+	if err != nil {
+		return s.failed(b, peer, &Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Dev, plan.Name, peer, err)})
+	}
+	switch {
+	case b.peer == peer:
+		return nil
+	case b.peer.IsValid():
+		s.in.Log.Info(fmt.Sprintf("%s: peer moved from %s to %s", t.Dev, b.peer, peer))
+	default:
+		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Dev, peer))
+	}
+	b.peer, b.local = peer, at.Addr()
+	if t.ForceAlt || slices.Contains(took, plans.TookAlt) {
+		b.local = t.FOUIPAlt
+	}
+	return nil
+}
+
+// failed ends an instance of one tunnel, as in the Python tool. Of several, the
+// others go on, and this one waits for the peer's next authentication.
+func (s *server) failed(b *binding, peer netip.AddrPort, err *Error) error {
+	if s.ctx.Err() != nil {
+		return err
+	}
+	if len(s.in.Config.Tunnels) == 1 {
+		s.fail(err)
+	} else {
+		s.in.Log.Error(strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return err
+}
+
+// store is where replay state outlives a restart: systemd's $STATE_DIRECTORY or
+// /var/lib/ipipou.
+func (in *Instance) store() authd.ReplayStore {
+	dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+	if dir == "" {
+		dir = "/var/lib/ipipou"
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		in.Log.Warn(fmt.Sprintf("a replay right after a restart can't be told: %v (a unit wants StateDirectory=ipipou)", err))
+		return nil
+	}
+	return authd.FileStore{Dir: dir}
+}

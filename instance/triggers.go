@@ -1,0 +1,45 @@
+package instance
+
+import (
+	"context"
+
+	"ipipou/authd"
+)
+
+// triggers makes clients authenticate anew on a signal, and those whose outer
+// address has changed when it does.
+func (in *Instance) triggers(ctx context.Context, clients []*client, fail context.CancelCauseFunc) {
+	var changes <-chan struct{}
+	if len(clients) > 0 {
+		var err error
+		if changes, err = authd.WatchAddrs(ctx); err != nil {
+			fail(&Error{ExitSockets, err})
+			return
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-in.Again:
+			if len(clients) == 0 {
+				in.Log.Info("SIGUSR1: ignored, a server has nobody to authenticate to")
+				continue
+			}
+			in.Log.Info("SIGUSR1: authenticating anew")
+			for _, c := range clients {
+				c.trigger()
+			}
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+				continue
+			}
+			for _, c := range clients {
+				if c.stale() {
+					c.trigger()
+				}
+			}
+		}
+	}
+}

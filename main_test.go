@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"ipipou/plans"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"ipipou": main})
+}
+
+// The scripts run the program with an ip, nft and modprobe that only write
+// down what they were called with, and fail when told to.
+func TestCLI(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/cli",
+		Setup: func(env *testscript.Env) error {
+			fakes, err := os.ReadFile("testdata/cli/fake.sh")
+			if err != nil {
+				return err
+			}
+			for _, name := range []string{"ip", "nft", "modprobe"} {
+				if err := os.MkdirAll(env.WorkDir+"/bin", 0o755); err != nil {
+					return err
+				}
+				if err := os.WriteFile(env.WorkDir+"/bin/"+name, fakes, 0o755); err != nil {
+					return err
+				}
+			}
+			env.Setenv("PATH", env.WorkDir+"/bin:"+env.Getenv("PATH"))
+			env.Setenv("CALLS", env.WorkDir+"/calls")
+			env.Setenv("IPIPOU_RUN_DIR", env.WorkDir+"/run")
+			env.Setenv("STATE_DIRECTORY", env.WorkDir+"/state")
+			return os.Chmod(env.WorkDir, 0o755)
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("unknown condition %s", cond)
+			}
+			if os.Getuid() != 0 && os.Getenv("CI") != "" {
+				return false, fmt.Errorf("CI has to run as root")
+			}
+			return os.Getuid() == 0, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await},
+	})
+}
+
+// await FILE REGEXP waits until a line of the file matches.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE REGEXP")
+	}
+	re, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	var data []byte
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if data, err = os.ReadFile(ts.MkAbs(args[0])); err == nil && re.Match(data) {
+			return
+		}
+	}
+	ts.Fatalf("no line like %s in %s:\n%s", args[1], args[0], data)
+}
+
+// Every configuration in the README is valid, and every command a command.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	configs, commands := 0, 0
+	for _, b := range blocks {
+		switch b[1] {
+		case "toml":
+			configs++
+			f, err := plans.Load("./office.toml", func(string) ([]byte, error) { return []byte(b[2]), nil })
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			c, err := plans.Resolve([]string{"office"}, []plans.File{f}, plans.Settings{}, os.ReadFile)
+			if err != nil {
+				t.Errorf("%v in\n%s", err, b[2])
+			}
+			for _, n := range c.Notes {
+				t.Errorf("an example that is warned about: %s", n.Text)
+			}
+		case "sh":
+			for line := range strings.Lines(b[2]) {
+				words := strings.Fields(line)
+				if words[0] != "ipipou" {
+					continue
+				}
+				commands++
+				if i := slices.Index(words, ">"); i > 0 {
+					words = words[:i]
+				}
+				if _, _, err := parse(words[1:], io.Discard); err != nil {
+					t.Errorf("%s: %v", line, err)
+				}
+			}
+		}
+	}
+	if configs != 2 || commands < 4 {
+		t.Errorf("found %d configurations and %d commands: has the README's form changed?", configs, commands)
+	}
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("`make ([a-z]+)|^    make ([a-z]+)").FindAllStringSubmatch(string(text), -1) {
+		if target := m[1] + m[2]; !strings.Contains(string(makefile), "\n"+target+":") {
+			t.Errorf("the README names make %s, which the Makefile has not", target)
+		}
+	}
+}

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Stands in for ip, nft and modprobe: notes the call, and fails with $FAIL_SAYS
+# where the call begins with $FAIL.
+call="${0##*/} $*"
+[ "$call" != "nft -f -" ] || call="$call $(cat | tr '\n' ' ')"
+printf '%s\n' "$call" >>"$CALLS"
+case $call in
+"ip -4 -o address show dev lo"*) echo '1: lo    inet 127.0.0.1/8 scope host lo\       valid_lft forever' ;;
+"ip -4 -o address show to 127.0.0.1"*) echo '1: lo    inet 127.0.0.1/8 scope host lo\       valid_lft forever' ;;
+"ip -o link show dev lo"*) echo '1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536' ;;
+"ip -4 -o address show dev"*) echo 'Device "x" does not exist.' >&2; exit 1 ;;
+"ip link show dev"*) [ -n "$PRESENT" ] || exit 1 ;;
+esac
+if [ -n "$FAIL" ]; then
+	case $call in
+	"$FAIL"*)
+		printf '%s\n' "${FAIL_SAYS:-RTNETLINK answers: Operation not supported}" >&2
+		exit 2
+		;;
+	esac
+fi
