@@ -1,0 +1,52 @@
+# On a fresh Debian machine, as root:
+#   make test    everything that is tested, the virtual machine's tests too
+#   make demo    a server, a NAT and two clients, shown step by step
+# and
+#   make         the program
+#   make bench   the cost of the gate, in counted instructions
+#   make fuzz    each fuzz target for FUZZTIME (60s)
+
+export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin:/usr/lib/go-1.23/bin
+# An older Go fetches the one that go.mod asks for.
+export GOTOOLCHAIN := auto
+
+PACKAGES := . ./authd ./instance ./plans ./runner
+LAB := ./testdata/lab ./testdata/lab/labrun
+FUZZTIME := 60s
+
+ipipou: setup FORCE
+	CGO_ENABLED=0 go build -o ipipou .
+
+test: check unit lab
+
+setup:
+	@.ci/setup
+
+check: setup
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet $(PACKAGES) $(LAB)
+	go tool staticcheck $(PACKAGES) $(LAB)
+	shellcheck testdata/scripts/*.sh testdata/lab/*.sh testdata/cli/fake.sh .ci/run .ci/setup authd/testdata/*.sh
+
+# CI=true: a test that can't run here fails instead of being skipped.
+unit: setup
+	CI=true go test -race -count=1 $(PACKAGES)
+
+lab: setup
+	CI=true go test -count=1 -timeout 18m ./testdata/lab
+
+demo: setup
+	go run ./testdata/lab/demo
+
+bench: setup
+	IPIPOU_LAB_ICOUNT=1 go test -count=1 -timeout 60m -run '^$$' -bench Gate ./testdata/lab
+
+fuzz: setup
+	for p in $(PACKAGES); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \
+	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+	  done; \
+	done
+
+FORCE:
+.PHONY: test setup check unit lab demo bench fuzz FORCE
