@@ -6,7 +6,7 @@
 #   make bench   the cost of the gate, in counted instructions
 #   make fuzz    each fuzz target for FUZZTIME (60s)
 
-export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin:/usr/lib/go-1.23/bin
+export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # An older Go fetches the one that go.mod asks for.
 export GOTOOLCHAIN := auto
 
