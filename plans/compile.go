@@ -41,7 +41,7 @@ func (c Config) Up() Plan {
 		})
 	}
 	if c.Servers() {
-		p.Steps = append(p.Steps, c.gate())
+		p.Steps = append(p.Steps, c.gate()...)
 	}
 	for _, t := range c.Tunnels {
 		if t.Mode == Server {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// gate is the step that closes the server's FOU ports, before anything listens
+// gate are the steps that close the server's FOU ports, before anything listens
 // there: an nft table of this instance alone, at a priority before connection
 // tracking. It stays as it is if the daemon dies.
 //
@@ -20,7 +20,7 @@ import (
 //	alt_out  and back, on the way out
 //	bare     peer and local address between which ipip must not come without
 //	         its UDP: the ipip driver would take it, past the gate
-func (c Config) gate() Step {
+func (c Config) gate() []Step {
 	var servers []Tunnel
 	for _, t := range c.Tunnels {
 		if t.Mode == Server {
@@ -67,23 +67,38 @@ func (c Config) gate() Step {
 	for _, l := range lifetimes(servers) {
 		b.line(2, "ip daddr . udp dport { %s } update @peers { ip daddr . udp dport . ip saddr . udp sport timeout %ds }", strings.Join(l.endpoints, ", "), l.seconds)
 	}
-	b.line(2, "notrack")
 	b.line(2, "ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in")
-	b.line(1, "}")
-	b.line(1, "chain out {")
-	b.line(2, "type filter hook output priority raw; policy accept;")
-	b.line(2, "ip saddr . udp sport @fou notrack")
 	b.line(1, "}")
 	b.line(1, "chain post {")
 	b.line(2, "type filter hook postrouting priority srcnat; policy accept;")
 	b.line(2, "ip saddr set ip saddr . udp sport map @alt_out")
 	b.line(1, "}")
 	b.line(0, "}")
-	return Step{
+	return []Step{{
 		Comment: "the gate: closed to everybody until a peer has authenticated",
 		Do:      nft(b...),
 		Undo:    cmd("nft", "delete", "table", "ip", table),
 		Key:     "gate",
+	}, untracked(table)}
+}
+
+// untracked keeps the tunnels' packets out of connection tracking, which costs
+// time for each and remembers where a peer was. Where there is no tracking
+// nothing is done: the rules would load it, with all its sysctls.
+func untracked(table string) Step {
+	var b ruleset
+	b.line(0, "insert rule ip %s pass notrack", table)
+	b.line(0, "table ip %s {", table)
+	b.line(1, "chain out {")
+	b.line(2, "type filter hook output priority raw; policy accept;")
+	b.line(2, "ip saddr . udp sport @fou notrack")
+	b.line(1, "}")
+	b.line(0, "}")
+	return Step{
+		Comment: "its packets are not for connection tracking, where there is any",
+		Do:      nft(b...),
+		Unless:  cmd("test", "!", "-e", "/proc/sys/net/netfilter/nf_conntrack_count"),
+		MayFail: true, // a kernel without nft_ct: tracked, it works too
 	}
 }
 

@@ -373,16 +373,22 @@ table ip ipipou0 {
 	chain pass {
 		counter
 		ip daddr . udp dport { ${FOU_IP} . 10000 } update @peers { ip daddr . udp dport . ip saddr . udp sport timeout 60s }
-		notrack
 		ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in
-	}
-	chain out {
-		type filter hook output priority raw; policy accept;
-		ip saddr . udp sport @fou notrack
 	}
 	chain post {
 		type filter hook postrouting priority srcnat; policy accept;
 		ip saddr set ip saddr . udp sport map @alt_out
+	}
+}
+EOF
+	# its packets are not for connection tracking, where there is any
+	quiet test '!' -e /proc/sys/net/netfilter/nf_conntrack_count ||
+		try '' nft -f - <<EOF || :
+insert rule ip ipipou0 pass notrack
+table ip ipipou0 {
+	chain out {
+		type filter hook output priority raw; policy accept;
+		ip saddr . udp sport @fou notrack
 	}
 }
 EOF
@@ -405,7 +411,7 @@ EOF
 		fi
 	}
 	# ipipou2: the tunnel to the server
-	try undo_up_10 ip link add name ipipou2 type ipip remote "${PEER_IP}" local "${FOU_IP_2}" encap fou encap-sport 10002 encap-dport "${PEER_PORT}" mode ipip dev s1 || fail 52
+	try undo_up_11 ip link add name ipipou2 type ipip remote "${PEER_IP}" local "${FOU_IP_2}" encap fou encap-sport 10002 encap-dport "${PEER_PORT}" mode ipip dev s1 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_2 ||
 		try "undo_listener_2 ${FOU_IP_2} ${PEER_IP} ${PEER_PORT}" ip fou add port 10002 ipproto 4 local "${FOU_IP_2}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s1 || {
@@ -413,7 +419,7 @@ EOF
 			say 'a FOU listener on port 10002 exists already: it is used, and will stay'
 		elif unsupported; then
 			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
-			up_or_11_2
+			up_or_12_2
 			return
 		else
 			fail 53
@@ -423,7 +429,7 @@ EOF
 	try '' ip address add 172.28.9.1 peer 172.28.9.0 dev ipipou2 || fail 51
 	try '' ip link set dev ipipou2 up || fail 52
 	# ipipou3: the tunnel to the server
-	try undo_up_14 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
+	try undo_up_15 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_3 ||
 		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
@@ -431,7 +437,7 @@ EOF
 			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
 		elif unsupported; then
 			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
-			up_or_15_2
+			up_or_16_2
 			return
 		else
 			fail 53
@@ -443,7 +449,7 @@ EOF
 	return 0
 }
 
-up_or_11_2() {
+up_or_12_2() {
 	# FOU listener in the form that older kernels and iproute2 know
 	pending undo_plain_listener_2 ||
 		try undo_plain_listener_2 ip fou add port 10002 ipproto 4 || {
@@ -457,7 +463,7 @@ up_or_11_2() {
 	try '' ip address add 172.28.9.1 peer 172.28.9.0 dev ipipou2 || fail 51
 	try '' ip link set dev ipipou2 up || fail 52
 	# ipipou3: the tunnel to the server
-	try undo_up_or_11_2_4 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
+	try undo_up_or_12_2_4 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_3 ||
 		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
@@ -465,7 +471,7 @@ up_or_11_2() {
 			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
 		elif unsupported; then
 			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
-			up_or_11_2_or_5_2
+			up_or_12_2_or_5_2
 			return
 		else
 			fail 53
@@ -477,7 +483,7 @@ up_or_11_2() {
 	return 0
 }
 
-up_or_11_2_or_5_2() {
+up_or_12_2_or_5_2() {
 	# FOU listener in the form that older kernels and iproute2 know
 	pending undo_plain_listener_3 ||
 		try undo_plain_listener_3 ip fou add port 10003 ipproto 4 || {
@@ -493,7 +499,7 @@ up_or_11_2_or_5_2() {
 	return 0
 }
 
-up_or_15_2() {
+up_or_16_2() {
 	# FOU listener in the form that older kernels and iproute2 know
 	pending undo_plain_listener_3 ||
 		try undo_plain_listener_3 ip fou add port 10003 ipproto 4 || {
@@ -875,13 +881,13 @@ undo_plain_listener_2() {
 undo_plain_listener_3() {
 	run ip fou del port 10003
 }
-undo_up_10() {
+undo_up_11() {
 	run ip link del dev ipipou2
 }
-undo_up_14() {
+undo_up_15() {
 	run ip link del dev ipipou3
 }
-undo_up_or_11_2_4() {
+undo_up_or_12_2_4() {
 	run ip link del dev ipipou3
 }
 

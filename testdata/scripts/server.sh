@@ -304,16 +304,22 @@ table ip ipipou0 {
 	}
 	chain pass {
 		counter
-		notrack
 		ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in
-	}
-	chain out {
-		type filter hook output priority raw; policy accept;
-		ip saddr . udp sport @fou notrack
 	}
 	chain post {
 		type filter hook postrouting priority srcnat; policy accept;
 		ip saddr set ip saddr . udp sport map @alt_out
+	}
+}
+EOF
+	# its packets are not for connection tracking, where there is any
+	quiet test '!' -e /proc/sys/net/netfilter/nf_conntrack_count ||
+		try '' nft -f - <<EOF || :
+insert rule ip ipipou0 pass notrack
+table ip ipipou0 {
+	chain out {
+		type filter hook output priority raw; policy accept;
+		ip saddr . udp sport @fou notrack
 	}
 }
 EOF
