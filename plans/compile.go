@@ -178,15 +178,15 @@ func (t Tunnel) ends(local, peerIP, peerPort string) []string {
 
 func (t Tunnel) linkDel() Command { return cmd("ip", "link", "del", "dev", t.Dev) }
 
-// inner are the steps that make the link usable. All of it goes with the link.
-func (t Tunnel) inner() []Step {
-	steps := []Step{
-		{
-			Comment: "inner addresses of both ends",
-			Do:      cmd("ip", "address", "add", t.IP.String(), "peer", t.PeerIP.String(), "dev", t.Dev),
-		},
-		{Do: cmd("ip", "link", "set", "dev", t.Dev, "up")},
-	}
+// inner are the steps that make the link usable; gate comes before it is up,
+// when it takes no packets yet. All but the gate goes with the link.
+func (t Tunnel) inner(gate ...Step) []Step {
+	steps := []Step{{
+		Comment: "inner addresses of both ends",
+		Do:      cmd("ip", "address", "add", t.IP.String(), "peer", t.PeerIP.String(), "dev", t.Dev),
+	}}
+	steps = append(steps, gate...)
+	steps = append(steps, Step{Do: cmd("ip", "link", "set", "dev", t.Dev, "up")})
 	for _, r := range t.Routes {
 		steps = append(steps, Step{
 			Comment: "network behind the other end",

@@ -54,7 +54,8 @@ func (c Config) gate() []Step {
 	b.line(1, "chain gate {")
 	b.line(2, "type filter hook prerouting priority raw; policy accept;")
 	b.line(2, "ip daddr . udp dport @fou goto fou")
-	b.line(2, "ip protocol ipip ip saddr . ip daddr @bare %s", words(counter, "drop"))
+	// By number: the name ipip is protocol 94 in /etc/protocols.
+	b.line(2, "ip protocol 4 ip saddr . ip daddr @bare %s", words(counter, "drop"))
 	b.line(1, "}")
 	b.line(1, "chain fou {")
 	b.line(2, "ip daddr . udp dport . ip saddr . udp sport @peers goto pass")

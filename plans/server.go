@@ -18,11 +18,12 @@ func (t Tunnel) Bind() Plan {
 			Steps: t.bindAlternate(),
 		}},
 	}
-	steps := append([]Step{link}, t.inner()...)
-	return Plan{Name: "bind", Steps: append(steps, Step{
+	return Plan{Name: "bind", Steps: append([]Step{link}, t.inner(Step{
 		Comment: "open the gate to the peer",
 		Do:      nft(t.admit(t.localIP(), false)...),
-	})}
+		Undo:    nft(t.dismiss(t.localIP(), t.peerIP(), t.peerPort())...),
+		Passing: true,
+	})...)}
 }
 
 func (t Tunnel) bindAlternate() []Step {
@@ -33,11 +34,12 @@ func (t Tunnel) bindAlternate() []Step {
 		Do:      t.linkAdd(alt),
 		Undo:    t.linkDel(),
 	})
-	steps = append(steps, t.inner()...)
-	return append(steps, Step{
+	return append(steps, t.inner(Step{
 		Comment: "open the gate to the peer, and rewrite its packets to the alternate address",
 		Do:      nft(t.admit(alt, true)...),
-	})
+		Undo:    nft(t.dismiss(alt, t.peerIP(), t.peerPort())...),
+		Passing: true,
+	})...)
 }
 
 // alternate are the address and the listener behind the alternate local address.
@@ -98,7 +100,7 @@ func (t Tunnel) Rebind() Plan {
 // Readmit is the plan for a peer that authenticated from where it is bound: if
 // its admission had run out, it is renewed.
 func (t Tunnel) Readmit() Plan {
-	el := t.element("${"+PeerIP+"}", "${"+PeerPort+"}")
+	el := t.element(t.peerIP(), t.peerPort())
 	peers := "ip " + t.Table + " peers"
 	return Plan{Name: "readmit", Steps: []Step{{
 		Comment: "renew the peer's admission (an element's time is only set when it is new)",
@@ -123,7 +125,7 @@ func (t Tunnel) timed(element string) string {
 
 // admit lets the peer through the gate to its tunnel's local address.
 func (t Tunnel) admit(local string, alt bool) []string {
-	el := t.element("${"+PeerIP+"}", "${"+PeerPort+"}")
+	el := t.element(t.peerIP(), t.peerPort())
 	lines := []string{fmt.Sprintf("add element ip %s bare { ${%s} . %s }", t.Table, PeerIP, local)}
 	if alt {
 		lines = append(lines, fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, local))

@@ -205,7 +205,7 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := entries[i]
 		stderr, err := r.run(e.Undo)
-		if err != nil && !(tolerant && says(stderr, gone)) {
+		if err != nil && !(tolerant && isGone(e.Undo, stderr)) {
 			failed++
 			r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
 		}
@@ -218,6 +218,15 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 		return fmt.Errorf("%w: %d of %d undos", ErrUndo, failed, len(entries))
 	}
 	return nil
+}
+
+// isGone reports whether an undo failed because there was nothing to undo. For
+// a FOU listener that isn't there the kernel has other words (fou_destroy).
+func isGone(undo plans.Command, stderr string) bool {
+	if strings.HasPrefix(strings.Join(undo.Argv, " "), "ip fou del ") && strings.Contains(stderr, "Invalid argument") {
+		return true
+	}
+	return says(stderr, gone)
 }
 
 func says(stderr string, phrases []string) bool {
