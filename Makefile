@@ -14,7 +14,8 @@ PACKAGES := . ./authd ./instance ./plans ./runner
 LAB := ./testdata/lab ./testdata/lab/labrun
 FUZZTIME := 60s
 
-ipipou: setup FORCE
+ipipou: FORCE
+	@.ci/setup build
 	CGO_ENABLED=0 go build -o ipipou .
 
 test: check unit lab

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -186,7 +187,7 @@ func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
 		return nil, true, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("%w (ipipou --help lists the flags)", err)
+		return nil, false, fmt.Errorf("%s (ipipou --help lists the flags)", harmless(err))
 	}
 	if l.Version {
 		fmt.Fprintln(stdout, version())
@@ -206,12 +207,28 @@ func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
 		text := ""
 		if p.Flag.Target.Kind() == reflect.String {
 			text = p.Flag.Target.String()
+		} else {
+			text = strconv.FormatBool(p.Flag.Target.Bool())
 		}
 		if err := l.settings.Set(p.Flag.Name, text, "--"+p.Flag.Name); err != nil {
 			return nil, false, err
 		}
 	}
 	return l, false, nil
+}
+
+// harmless is what kong says, without quoting what may be a secret.
+func harmless(err error) string {
+	text := err.Error()
+	for _, o := range plans.Options {
+		if o.Secret && strings.Contains(text, "--"+o.Name+":") {
+			return "--" + o.Name + ": want a value"
+		}
+	}
+	if strings.HasPrefix(text, "unexpected argument") {
+		return "an argument that belongs to no flag (a value with blanks wants quotes)"
+	}
+	return text
 }
 
 // optionStruct turns the table of options into what kong reads flags from, so

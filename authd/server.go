@@ -300,13 +300,6 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// Forget tells the server that a tunnel, by its index, has lost its peer. On an
-// address-only tunnel the data of that peer authenticates it anew then; others
-// need no telling.
-func (s *Server) Forget(tunnel int) error {
-	return s.setPeer(tunnel, netip.AddrPort{})
-}
-
 func (s *Server) receive(ctx context.Context, conn packetReceiver) error {
 	buf := make([]byte, bufLen)
 	for {

@@ -207,10 +207,10 @@ func TestServerAddressOnly(t *testing.T) {
 		send(clientAddr, []byte{1, 2})
 		send(other, data(84))
 		send(clientAddr, data(84))
-		if err := l.s.Forget(0); err != nil {
+		if err := l.s.setPeer(0, netip.AddrPort{}); err != nil {
 			t.Error(err)
 		}
-		if err := l.s.Forget(0); err != nil {
+		if err := l.s.setPeer(0, netip.AddrPort{}); err != nil {
 			t.Error(err)
 		}
 		send(clientAddr, data(84))

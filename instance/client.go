@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ipipou/authd"
 	"ipipou/plans"
@@ -20,14 +23,16 @@ type client struct {
 	auth   *authd.Client
 	again  chan struct{}
 
-	mu   sync.Mutex
-	vars map[string]string
-	move bool // the last move failed half-way and is owed
+	mu    sync.Mutex
+	vars  map[string]string
+	index int  // of the outer interface; another when it was made anew
+	move  bool // the last move failed half-way and is owed
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.
 func newClient(in *Instance, t plans.Tunnel) (*client, error) {
 	c := &client{in: in, tunnel: t, vars: maps.Clone(in.vars), again: make(chan struct{}, 1)}
+	c.index = c.outer()
 	conf, err := c.config()
 	if err != nil {
 		return nil, &Error{ExitSockets, err}
@@ -68,11 +73,22 @@ func (c *client) trigger() {
 	}
 }
 
-// fresh asks for the tunnel's outer address and says whether it has changed.
+// outer is the index of the tunnel's outer interface, 0 if none was given.
+func (c *client) outer() int {
+	dev, err := net.InterfaceByName(c.tunnel.FOUDev)
+	if err != nil {
+		return 0
+	}
+	return dev.Index
+}
+
+// fresh asks for the tunnel's outer address and says whether that or its
+// interface is another than before.
 func (c *client) fresh() (vars map[string]string, changed bool, err error) {
+	anew := c.outer() != c.index
 	name := c.tunnel.IPVar()
 	if name == "" {
-		return c.vars, false, nil
+		return c.vars, anew, nil
 	}
 	vars = maps.Clone(c.vars)
 	for _, v := range c.in.Config.Facts() {
@@ -82,7 +98,7 @@ func (c *client) fresh() (vars map[string]string, changed bool, err error) {
 			}
 		}
 	}
-	return vars, vars[name] != c.vars[name], nil
+	return vars, anew || vars[name] != c.vars[name], nil
 }
 
 func (c *client) stale() bool {
@@ -103,11 +119,20 @@ func (c *client) refresh() (from, to netip.AddrPort, err error) {
 	}
 	if changed || c.move {
 		c.move = true
+		index := c.outer()
 		if _, err := c.in.run.Run(context.Background(), c.tunnel.Move(), vars); err != nil {
 			return from, to, err
 		}
-		c.in.Log.Info(fmt.Sprintf("%s: own address changed, tunnel moved from %s to %s", c.tunnel.Dev, c.vars[c.tunnel.IPVar()], vars[c.tunnel.IPVar()]))
-		c.vars, c.move = vars, false
+		before, err := local(c.tunnel, c.vars)
+		if err != nil {
+			return from, to, err
+		}
+		after, err := local(c.tunnel, vars)
+		if err != nil {
+			return from, to, err
+		}
+		c.in.Log.Info(fmt.Sprintf("%s: own address changed, tunnel moved from %s to %s", c.tunnel.Dev, before.Addr(), after.Addr()))
+		c.vars, c.index, c.move = vars, index, false
 	}
 	from, err = local(c.tunnel, c.vars)
 	return from, c.remote(), err
@@ -116,7 +141,7 @@ func (c *client) refresh() (from, to netip.AddrPort, err error) {
 // Reauth sends one authentication for each client tunnel, for tunnels that
 // another process has up.
 func (in *Instance) Reauth(ctx context.Context) error {
-	if err := privileged(); err != nil {
+	if err := privileged(unix.CAP_NET_RAW); err != nil {
 		return err
 	}
 	in.prepare(nil)

@@ -31,7 +31,7 @@ type Instance struct {
 // Run brings the instance up, runs it until ctx ends or it fails, and undoes
 // all it did. The error is for ExitCode.
 func (in *Instance) Run(ctx context.Context) (err error) {
-	if err := privileged(); err != nil {
+	if err := privileged(unix.CAP_NET_ADMIN, unix.CAP_NET_RAW); err != nil {
 		return err
 	}
 	if err := in.check(); err != nil {
@@ -46,7 +46,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	if left := journal.Since(0); len(left) > 0 {
 		in.Log.Warn(fmt.Sprintf("an earlier %s died and left %d things behind: undoing them first", in.Config.Name, len(left)))
 		if err := in.run.Recover(); err != nil {
-			in.Log.Error(err.Error())
+			return fmt.Errorf("what an earlier %s left behind: %w (what is still to be undone is in %s)", in.Config.Name, err, journal.Path())
 		}
 	}
 	if err := in.facts(ctx); err != nil {
@@ -182,13 +182,13 @@ func (in *Instance) serve(ctx context.Context) error {
 }
 
 // privileged tells beforehand what the kernel would refuse half-way.
-func privileged() error {
+func privileged(needed ...uint) error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	if err := unix.Capget(&head, &caps[0]); err != nil {
 		return err
 	}
-	for _, c := range []uint{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
+	for _, c := range needed {
 		if caps[0].Effective&(1<<c) == 0 {
 			return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither)")
 		}

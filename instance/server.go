@@ -75,7 +75,7 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 	}
 	took, err := s.in.run.Run(s.ctx, plan, vars)
 	if err != nil {
-		return s.failed(b, peer, &Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Dev, plan.Name, peer, err)})
+		return s.failed(&Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Dev, plan.Name, peer, err)})
 	}
 	switch {
 	case b.peer == peer:
@@ -94,7 +94,7 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 
 // failed ends an instance of one tunnel, as in the Python tool. Of several, the
 // others go on, and this one waits for the peer's next authentication.
-func (s *server) failed(b *binding, peer netip.AddrPort, err *Error) error {
+func (s *server) failed(err *Error) error {
 	if s.ctx.Err() != nil {
 		return err
 	}

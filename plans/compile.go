@@ -48,15 +48,11 @@ func (c Config) Up() Plan {
 			p.Steps = append(p.Steps, t.listen(t.localIP(), "listener"))
 		}
 	}
-	// Clients last: their steps may go another way, which takes the place of
-	// all that follows.
-	var clients []Step
-	for i := len(c.Tunnels) - 1; i >= 0; i-- {
-		if c.Tunnels[i].Mode == Client {
-			clients = c.Tunnels[i].connect(clients)
+	for _, t := range c.Tunnels {
+		if t.Mode == Client {
+			p.Steps = append(p.Steps, t.connect()...)
 		}
 	}
-	p.Steps = append(p.Steps, clients...)
 	return p
 }
 
@@ -133,23 +129,47 @@ func (t Tunnel) listen(local, key string) Step {
 		Do:      cmd(append([]string{"ip", "fou", "add"}, where...)...),
 		Undo:    cmd(append([]string{"ip", "fou", "del"}, undo...)...),
 		Key:     t.key(key),
-		Else:    []Else{t.listening(local)},
+		Else: []Else{
+			t.listening(local, ""),
+			t.plainListener(key, "this kernel or iproute2 can't bind a FOU listener to one address: the listener is on all"),
+		},
 	}
 }
 
-// listening accepts a FOU listener at that address, or at all addresses, that
-// is there already. Whatever else holds the port is an error.
-func (t Tunnel) listening(local string) Else {
-	line := "port " + t.port() + " ipproto 4"
+// listening accepts a FOU listener that is there already, if it takes packets
+// to that address from everybody, or just from our peer. Whatever else holds
+// the port is an error. peer is in the words of `ip fou show`, "" for none.
+func (t Tunnel) listening(local, peer string) Else {
+	all := "port " + t.port() + " ipproto 4"
+	lines := []string{all, all + " local " + local, all + " local " + local + " dev *"}
+	if peer != "" {
+		lines = append(lines, all+" local "+local+" "+peer, all+" local "+local+" "+peer+" *")
+	}
 	return Else{
 		When:    Exists,
 		Confirm: cmd("ip", "fou", "show"),
-		Lines:   []string{line, line + " local " + local, line + " local " + local + " *"},
+		Lines:   lines,
 		Say:     "a FOU listener on port " + t.port() + " exists already: it is used, and will stay",
 	}
 }
 
-// link is `ip link add` of the tunnel, whose local and remote ends are words.
+// plainListener is the listener in the form that iproute2 and kernels before
+// 5.2 know, which is one for all local addresses.
+func (t Tunnel) plainListener(key, say string) Else {
+	return Else{
+		When: Unsupported,
+		Say:  say,
+		Steps: []Step{{
+			Comment: "FOU listener in the form that older kernels and iproute2 know",
+			Do:      cmd("ip", "fou", "add", "port", t.port(), "ipproto", "4"),
+			Undo:    cmd("ip", "fou", "del", "port", t.port()),
+			Key:     t.key("plain_" + key),
+			Else:    []Else{t.listening(t.localIP(), "")},
+		}},
+	}
+}
+
+// linkAdd makes the tunnel's interface, to a peer that the runner knows.
 func (t Tunnel) linkAdd(local string) Command {
 	words := []string{"ip", "link", "add", "name", t.Dev, "type", "ipip"}
 	words = append(words, t.ends(local, t.peerIP(), t.peerPort())...)
@@ -162,7 +182,12 @@ func (t Tunnel) linkAdd(local string) Command {
 
 // linkSet moves the tunnel's ends. What it doesn't name keeps its value.
 func (t Tunnel) linkSet(local, peerIP, peerPort string) Command {
-	return cmd(append([]string{"ip", "link", "set", "dev", t.Dev, "type", "ipip"}, t.ends(local, peerIP, peerPort)...)...)
+	words := append([]string{"ip", "link", "set", "dev", t.Dev, "type", "ipip"}, t.ends(local, peerIP, peerPort)...)
+	if t.FOUDev != "" {
+		// Named again: an outer interface that was made anew has another index.
+		words = append(words, "dev", t.FOUDev)
+	}
+	return cmd(words...)
 }
 
 func (t Tunnel) ends(local, peerIP, peerPort string) []string {

@@ -15,7 +15,6 @@ type Files func(name string) ([]byte, error)
 
 // A File is one configuration file, read but not yet validated.
 type File struct {
-	Path    string
 	Top     Settings   // defaults of all tunnels
 	Tunnels []Settings // one for each [[tunnel]]
 }
@@ -61,15 +60,18 @@ func instanceName(config string) string {
 // value parted by one blank, blanks, tabs and hyphens before the key ignored,
 // # comments. All behind the blank is the value, trailing blanks included.
 func parseLegacy(name string, data []byte) (File, error) {
-	f := File{Path: name, Top: Settings{}}
+	f := File{Top: Settings{}}
 	for i, line := range strings.Split(string(data), "\n") {
 		where := fmt.Sprintf("%s:%d", name, i+1)
 		line = strings.TrimLeft(strings.TrimRight(line, "\r"), " \t-")
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		key, value, _ := strings.Cut(line, " ")
+		key, value, blank := strings.Cut(line, " ")
 		if k, v, ok := strings.Cut(key, "="); ok {
+			if blank {
+				return File{}, fmt.Errorf("%s: %s: a value behind = can't have a blank: write `%s VALUE`", where, k, k)
+			}
 			key, value = k, v
 		}
 		o, ok := optionByName(key)
@@ -78,9 +80,7 @@ func parseLegacy(name string, data []byte) (File, error) {
 		}
 		switch {
 		case len(key) > 0 && strings.Trim(key, "v") == "":
-			if err := f.Top.addVerbosity(len(key), where); err != nil {
-				return File{}, err
-			}
+			f.Top.addVerbosity(len(key), where)
 			continue
 		case !ok:
 			return File{}, unknown(key, where)
@@ -97,8 +97,7 @@ func parseLegacy(name string, data []byte) (File, error) {
 }
 
 // addVerbosity counts a -v; it is kept apart from verb, which the last one wins.
-func (s Settings) addVerbosity(n int, where string) error {
+func (s Settings) addVerbosity(n int, where string) {
 	old, _ := s["v"].Value.(int)
 	s["v"] = Setting{old + n, where}
-	return nil
 }

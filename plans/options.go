@@ -1,5 +1,7 @@
 package plans
 
+import "strings"
+
 // An Option is one setting: a flag, a TOML key and a key of the Python tool's
 // .conf, all of one name.
 type Option struct {
@@ -10,6 +12,7 @@ type Option struct {
 	Group  string
 	Secret bool // its value is never shown
 	Help   string
+	New    bool // the Python tool did not have it
 	// Process marks a setting of the whole instance, which a [[tunnel]] can't have.
 	Process bool
 }
@@ -42,7 +45,7 @@ var Options = []Option{
 	{Name: "force-fou-local-ip-alt", Kind: Bool, Group: "Outer path", Help: "Server: use the alternate local address at once."},
 	{Name: "fou-local-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Local FOU port; default 10000 + N."},
 	{Name: "fou-remote", Short: "r", Kind: String, Hint: "[HOST][:PORT]", Group: "Outer path", Help: "Remote FOU endpoint, two options in one."},
-	{Name: "fou-remote-ip", Kind: String, Hint: "IP", Group: "Outer path", Help: "Remote outer address."},
+	{Name: "fou-remote-ip", Kind: String, Hint: "HOST", Group: "Outer path", Help: "Remote outer address, or a name."},
 	{Name: "fou-remote-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Remote FOU port."},
 	{Name: "fou-dev", Kind: String, Hint: "DEV", Group: "Outer path", Help: "Outer network interface."},
 	{Name: "encap-csum", Kind: Bool, Group: "Outer path", Help: "UDP checksums on the tunnel's packets; the system's default if not given."},
@@ -51,20 +54,20 @@ var Options = []Option{
 	{Name: "tunl-dev", Kind: String, Hint: "DEV", Group: "Tunnel", Help: "Name of the tunnel interface; default ipipouN."},
 	{Name: "tunl-ip", Kind: String, Hint: "IP", Group: "Tunnel", Help: "Address of the tunnel interface; server default 172.28.0.0 + 2N, a client must give it."},
 	{Name: "tunl-peer-ip", Kind: String, Hint: "IP", Group: "Tunnel", Help: "Address of the other end; server default tunl-ip + 1, client default tunl-ip - 1."},
-	{Name: "routes", Kind: List, Hint: "NET,...", Group: "Tunnel", Help: "Networks behind the other end."},
+	{Name: "routes", Kind: List, New: true, Hint: "NET,...", Group: "Tunnel", Help: "Networks behind the other end."},
 
 	{Name: "auth-by-remote-ip", Kind: Bool, Group: "Authentication", Help: "Server: only --fou-remote-ip may authenticate."},
 	{Name: "auth-by-remote-port", Kind: Bool, Group: "Authentication", Help: "Server: only --fou-remote-port may authenticate."},
 	{Name: "auth-token", Kind: String, Hint: "TOKEN", Group: "Authentication", Secret: true, Help: "Shared token, plain text."},
 	{Name: "auth-token-b64", Kind: String, Hint: "BASE64", Group: "Authentication", Secret: true, Help: "Shared token, base64."},
-	{Name: "auth-token-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Shared token, the content of a file (a newline at its end does not count)."},
+	{Name: "auth-token-file", Kind: String, New: true, Hint: "FILE", Group: "Authentication", Help: "Shared token, the content of a file (a newline at its end does not count)."},
 	{Name: "auth-key-b64", Kind: String, Hint: "BASE64", Group: "Authentication", Secret: true, Help: "Own private key: the 32-byte seed, base64."},
-	{Name: "auth-key-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Own private key from a file: base64 seed, or an OpenSSH ed25519 key."},
+	{Name: "auth-key-file", Kind: String, New: true, Hint: "FILE", Group: "Authentication", Help: "Own private key from a file: base64 seed, or an OpenSSH ed25519 key."},
 	{Name: "auth-remote-pubkey-b64", Kind: String, Hint: "BASE64", Group: "Authentication", Help: "Public key of the other end: 32 bytes, base64, or an ssh-ed25519 line."},
-	{Name: "auth-remote-pubkey-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Public key of the other end from a file, in either form."},
+	{Name: "auth-remote-pubkey-file", Kind: String, New: true, Hint: "FILE", Group: "Authentication", Help: "Public key of the other end from a file, in either form."},
 	{Name: "auth-key-type", Kind: String, Hint: "TYPE", Group: "Authentication", Help: "Type of the keys; only ed25519."},
 	{Name: "auth-secret", Kind: String, Hint: "SECRET", Group: "Authentication", Secret: true, Help: "Shared secret that is signed along and never sent; default netprickle.com, which protects nothing."},
-	{Name: "auth-secret-file", Kind: String, Hint: "FILE", Group: "Authentication", Help: "Shared secret, the content of a file (a newline at its end does not count)."},
+	{Name: "auth-secret-file", Kind: String, New: true, Hint: "FILE", Group: "Authentication", Help: "Shared secret, the content of a file (a newline at its end does not count)."},
 	{Name: "auth-max-time-discrepancy", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Refuse authentications whose time is further off; 0: any time (default)."},
 	{Name: "auth-packet-ttl", Kind: Int, Hint: "TTL", Group: "Authentication", Help: "TTL of authentications and replies; the system's default if not given."},
 	{Name: "auth-lifetime", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Server: a peer silent for so long must authenticate again; 0: never (default)."},
@@ -92,18 +95,24 @@ func optionByName(name string) (Option, bool) {
 }
 
 // OptionByPrefix finds the one option whose long name is name or, as the
-// Python tool's argparse had it, alone begins with name.
+// Python tool's argparse had it, alone begins with name among those it knew.
 func OptionByPrefix(name string) (Option, bool) {
 	if o, ok := optionByName(name); ok && len(name) > 1 {
 		return o, true
 	}
-	var found []Option
+	var found, known []Option
 	for _, o := range Options {
-		if len(name) > 1 && len(o.Name) > len(name) && o.Name[:len(name)] == name {
+		if name != "" && strings.HasPrefix(o.Name, name) {
 			found = append(found, o)
+			if !o.New {
+				known = append(known, o)
+			}
 		}
 	}
-	if len(found) == 1 {
+	switch {
+	case len(known) == 1:
+		return known[0], true
+	case len(found) == 1:
 		return found[0], true
 	}
 	return Option{}, false

@@ -140,10 +140,11 @@ type Else struct {
 	Say string
 	// Name tells the caller of the runner which way was taken.
 	Name string
-	// Steps take the place of the failed step and of all that follow it.
-	// None: what exists belongs to somebody else; it is used, not undone, and
-	// the plan goes on.
+	// Steps take the place of the failed step. None: what exists belongs to
+	// somebody else; it is used, and not undone.
 	Steps []Step
+	// Final: Steps take the place of all that would have followed, too.
+	Final bool
 }
 
 // Confirms reports whether what Confirm printed has one of the lines.

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 )
 
@@ -72,16 +71,6 @@ func (r *reader) ipv4(name, text string) netip.Addr {
 	return a
 }
 
-// port reads a port out of a compound option.
-func (r *reader) port(name, text string) int {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > 65535 {
-		r.fail(name, "port %q is out of range, want 1 to 65535", text)
-		return 0
-	}
-	return n
-}
-
 // source reads what may be given in base64, as plain text, or in a file, and
 // says by which option. Inline text is returned as it is, the content of a
 // file without one newline at its end.
@@ -112,21 +101,16 @@ func (r *reader) verbosity() int {
 	return v + r.integer("verb", 0, 0, 100)
 }
 
-// device checks the name of an interface as the kernel's dev_valid_name
-// (net/core/dev.c) does, and refuses what would be a name pattern.
+// device checks the name of an interface: what the kernel's dev_valid_name
+// (net/core/dev.c) allows, less what means something to a shell or is a pattern.
 func (r *reader) device(name string) string {
 	if !r.has(name) {
 		return ""
 	}
-	return r.deviceName(name, r.text(name))
-}
-
-func (r *reader) deviceName(name, dev string) string {
-	bad := strings.ContainsFunc(dev, func(c rune) bool {
-		return c <= ' ' || c == '/' || c == ':' || c == '%' || c == '"' || c >= 0x7f
-	})
+	dev := r.text(name)
+	bad := strings.ContainsFunc(dev, func(c rune) bool { return !nftRune(c) && !strings.ContainsRune("@+=,#~", c) })
 	switch {
-	case dev == "", dev == ".", dev == "..", bad, strings.Contains(dev, "${"), strings.HasPrefix(dev, "-"):
+	case dev == "", dev == ".", dev == "..", bad, strings.HasPrefix(dev, "-"):
 		r.fail(name, "%q can't be the name of an interface", dev)
 	case len(dev) > 15:
 		r.fail(name, "%q is longer than the 15 characters an interface name can have", dev)

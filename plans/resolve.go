@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -94,6 +95,7 @@ func (c Config) distinct() error {
 			local = t.FOUIP.String()
 		}
 		keys := []string{
+			"number " + strconv.Itoa(t.Number), // undos are named by it
 			"tunl-dev " + t.Dev,
 			"tunl-ip " + t.IP.String(),
 			fmt.Sprintf("fou-local-port %d of %s", t.FOUPort, local),

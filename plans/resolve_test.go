@@ -55,13 +55,16 @@ func TestRefused(t *testing.T) {
 		{"--fou-dev c0 --tunl-ip 1.1.1.1 --fou-remote a;b:1", `--fou-remote: "a;b" is neither`},
 	} {
 		s := Settings{}
+		var err error
 		for _, pair := range strings.Split(strings.TrimPrefix(c.line, "--"), " --") {
 			name, value, _ := strings.Cut(pair, " ")
-			if err := s.Set(name, value, "--"+name); err != nil {
-				t.Fatal(c.line, err)
+			if fault := s.Set(name, value, "--"+name); fault != nil {
+				err = fault
 			}
 		}
-		_, err := Resolve(nil, nil, s, noFiles)
+		if err == nil {
+			_, err = Resolve(nil, nil, s, noFiles)
+		}
 		if err == nil || !strings.HasPrefix(err.Error(), c.want) && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s\n\terror %v\n\twant  %s", c.line, err, c.want)
 		}
@@ -153,6 +156,9 @@ func TestFileErrors(t *testing.T) {
 		{"a.conf", "number", "a.conf:1: number wants a value: N"},
 		{"a.conf", "number x", `a.conf:1: number: "x" is not an integer`},
 		{"a.conf", "auth-k 1", `a.conf:1: unknown key "auth-k"`},
+		{"a.conf", "auth-token\thunter2", `a.conf:1: "auth-token" is followed by something that can't be in a key`},
+		{"a.conf", "auth-token=hunter2 x", "a.conf:1: auth-token: a value behind = can't have a blank"},
+		{"a.toml", "auth-token = hunter2", "a.toml:1: auth-token: want a string in quotes"},
 	} {
 		_, err := Load("./"+c.name, func(string) ([]byte, error) { return []byte(c.text), nil })
 		if err == nil || !strings.HasPrefix(strings.TrimPrefix(err.Error(), "./"), c.want) || strings.Contains(err.Error(), "hunter2") {
@@ -177,7 +183,8 @@ func TestValueErrorNamesFileAndLine(t *testing.T) {
 
 func TestCollisions(t *testing.T) {
 	for text, want := range map[string]string{
-		"[[tunnel]]\n[[tunnel]]\n":                                 "tunl-dev ipipou0",
+		"[[tunnel]]\n[[tunnel]]\n":                                 "number 0",
+		"[[tunnel]]\n[[tunnel]]\ntunl-dev=\"b\"\n":                 "number 0",
 		"[[tunnel]]\n[[tunnel]]\nnumber=1\ntunl-dev=\"ipipou0\"\n": "tunl-dev ipipou0",
 		"[[tunnel]]\n[[tunnel]]\nnumber=1\nfou-local-port=10000\n": "fou-local-port 10000",
 		"[[tunnel]]\n[[tunnel]]\nnumber=1\ntunl-ip=\"172.28.0.0\"": "tunl-ip 172.28.0.0",
@@ -193,7 +200,10 @@ func TestCollisions(t *testing.T) {
 }
 
 func TestAbbreviations(t *testing.T) {
-	for name, want := range map[string]string{"auth-remote-pubkey-b": "auth-remote-pubkey-b64", "keep": "keepalive", "number": "number", "fou-local": "fou-local"} {
+	for name, want := range map[string]string{
+		"auth-remote-pubkey-b": "auth-remote-pubkey-b64", "keep": "keepalive", "number": "number", "fou-local": "fou-local",
+		"auth-remote": "auth-remote-pubkey-b64", "auth-sec": "auth-secret", "s": "server", "auth-remote-pubkey-f": "auth-remote-pubkey-file",
+	} {
 		if o, ok := OptionByPrefix(name); !ok || o.Name != want {
 			t.Errorf("%s: %s %v", name, o.Name, ok)
 		}
@@ -202,6 +212,34 @@ func TestAbbreviations(t *testing.T) {
 		if o, ok := OptionByPrefix(name); ok {
 			t.Errorf("%q is %s, want none", name, o.Name)
 		}
+	}
+}
+
+// A value given for a part of a compound option in a later layer wins over it.
+func TestCompoundsAreLayered(t *testing.T) {
+	f, err := parseTOML("a.toml", []byte("server=true\nauth-token=\"t\"\nfou-local=\"192.0.2.1:10000@eth0\"\n[[tunnel]]\nfou-local-port=10003\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Resolve(nil, []File{f}, flags(t, "--fou-local", "@eth1"), noFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tu := c.Tunnels[0]; tu.FOUPort != 10003 || tu.FOUDev != "eth1" || tu.FOUIP != netip.MustParseAddr("192.0.2.1") {
+		t.Errorf("%+v", tu)
+	}
+}
+
+func TestSwitchesCanBeOff(t *testing.T) {
+	s := flags(t, "--fou-dev", "s0", "--server", "true", "--auth-token", "t")
+	for _, name := range []string{"no-nft-counter", "auth-by-remote-ip"} {
+		if err := s.Set(name, "false", "--"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Resolve(nil, nil, s, noFiles)
+	if err != nil || !c.Tunnels[0].Counters || c.Tunnels[0].Auth.ByRemoteIP {
+		t.Errorf("%+v %v", c, err)
 	}
 }
 

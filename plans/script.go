@@ -31,13 +31,13 @@ func Script(c Config, header []string) string {
 	s.line("NAME=%s", Quote(c.Name))
 	s.body.WriteString(runtime)
 	s.facts(c)
-	s.plan("up", c.Up())
+	s.steps("up", c.Up().Steps)
 	for _, t := range c.Tunnels {
 		if t.Mode == Server {
-			s.plan("bind_"+fn(t), t.Bind())
-			s.plan("rebind_"+fn(t), t.Rebind())
+			s.steps("bind_"+fn(t), t.Bind().Steps)
+			s.steps("rebind_"+fn(t), t.Rebind().Steps)
 		} else {
-			s.plan("rebind_"+fn(t), t.Move())
+			s.steps("rebind_"+fn(t), t.Move().Steps)
 		}
 	}
 	s.undoFunctions()
@@ -90,12 +90,7 @@ func (s *script) facts(c Config) {
 	s.line("\treturn 0\n}")
 }
 
-// plan writes a plan as a function; ways on that replace its rest become
-// functions of their own.
-func (s *script) plan(name string, p Plan) {
-	s.steps(name, p.Steps)
-}
-
+// steps writes steps as a function; ways on become functions of their own.
 func (s *script) steps(name string, steps []Step) {
 	type tail struct {
 		name  string
@@ -139,7 +134,10 @@ func (s *script) steps(name string, steps []Step) {
 			}
 			t := tail{fmt.Sprintf("%s_or_%d_%d", name, i+1, j+1), e.Steps}
 			tails = append(tails, t)
-			s.line("\t\t\t%s\n\t\t\treturn", t.name)
+			s.line("\t\t\t%s", t.name)
+			if e.Final {
+				s.line("\t\t\treturn")
+			}
 		}
 		s.line("\t\telse\n\t\t\t%s\n\t\tfi\n\t}", orFail(st, ":"))
 	}
@@ -248,14 +246,14 @@ func (s *script) dispatch(c Config) {
 		binds, usage = "bind|", "up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"
 	}
 	s.line("\nusage() { die 2 \"usage: $0 %s\"; }\n", usage)
-	s.line("load")
+	s.line("find_ip\nload")
 	s.line("case ${1-} in")
 	s.line("up)\n\t[ $# -eq 1 ] || usage\n\t[ ! -s \"$JOURNAL\" ] || die 1 \"$NAME is up already, says $JOURNAL: run $0 down\"")
-	s.line("\tfacts\n\tbegin\n\tremember\n\tup\n\tdone_with\n\t;;")
+	s.line("\tfacts\n\tbegin\n\tup\n\tremember\n\tdone_with\n\t;;")
 	s.line("down)\n\t[ $# -eq 1 ] || usage\n\tundo_all || exit 200\n\t;;")
 	s.line("%srebind)", binds)
 	s.line("\t[ -s \"$JOURNAL\" ] || die 1 \"$NAME is not up: run $0 up\"")
-	s.line("\tcase ${4-%s} in", c.Tunnels[0].Dev)
+	s.line("\tcase ${4-%s} in", Quote(c.Tunnels[0].Dev))
 	for _, t := range c.Tunnels {
 		s.line("\t%s)", Quote(t.Dev))
 		if t.Mode == Client {
@@ -268,13 +266,13 @@ func (s *script) dispatch(c Config) {
 				s.line("\t\t\t%s=$PEER_IP %s=$PEER_PORT", t.varPeerIP, t.varPeerPort)
 			}
 			s.line("\t\tfi")
-			s.line("\t\tfacts\n\t\tbegin\n\t\tremember\n\t\trebind_%s\n\t\tdone_with", fn(t))
+			s.line("\t\tfacts\n\t\tbegin\n\t\trebind_%s\n\t\tremember\n\t\tdone_with", fn(t))
 			s.line("\t\t;;")
 			continue
 		}
 		s.line("\t\tpeer \"${2-}\" \"${3-}\"")
 		s.line("\t\tfacts")
-		s.line("\t\tif [ \"$1\" = rebind ]; then\n\t\t\tends %s\n\t\t\tbegin\n\t\t\trebind_%s\n\t\telse\n\t\t\tbegin\n\t\t\tbind_%s\n\t\tfi\n\t\tdone_with", Quote(t.Dev), fn(t), fn(t))
+		s.line("\t\tif [ \"$1\" = rebind ]; then\n\t\t\tends %s\n\t\t\tbegin\n\t\t\trebind_%s\n\t\telse\n\t\t\tunbound %s\n\t\t\tbegin\n\t\t\tbind_%s\n\t\tfi\n\t\tdone_with", Quote(t.Dev), fn(t), Quote(t.Dev), fn(t))
 		s.line("\t\t;;")
 	}
 	s.line("\t*) die 2 \"no tunnel ${4-}\" ;;")

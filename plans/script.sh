@@ -1,5 +1,6 @@
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
+INTERRUPTED=
 export LC_ALL=C
 set -f
 
@@ -9,10 +10,28 @@ die() {
 	exit "$1"
 }
 
-# run COMMAND...: print it, run it, keep its errors in ERR.
+# A shell of busybox's may take its own `ip` for the one in PATH; that one knows
+# no FOU.
+find_ip() {
+	for IP in ip $(
+		IFS=:
+		# shellcheck disable=SC2086 # the words are wanted
+		printf '%s/ip ' $PATH
+	); do
+		case $(command "$IP" -V 2>/dev/null) in *iproute2*) return ;; esac
+	done
+	die 52 'ip of iproute2 is not installed, or not in PATH'
+}
+ip() { command "$IP" "$@"; }
+
+# run COMMAND...: print it, run it, keep its errors in ERR. Ctrl-C is for us, not
+# for the command: one that is half done must get done before it is undone.
 run() {
 	printf '[#] %s\n' "$*" >&2
-	ERR=$("$@" 2>&1 >/dev/null)
+	ERR=$(
+		trap '' INT TERM HUP
+		"$@" 2>&1 >/dev/null
+	)
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
@@ -21,6 +40,7 @@ try() {
 	undo=$1
 	shift
 	STEP=$*
+	stop_if_interrupted
 	[ -z "$undo" ] || note "$undo"
 	run "$@" && return 0
 	[ -z "$undo" ] || drop "$undo"
@@ -100,18 +120,20 @@ pending() {
 	done <"$JOURNAL"
 	return 1
 }
-# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+# drop ENTRY: forget an entry, the last one of its function.
 drop() {
-	keep=
+	keep='' last='' rest=''
 	while read -r entry; do
-		[ "${entry%% *}" != "${1%% *}" ] || continue
-		case $entry in
-		passing_*) [ "${2-}" != passing ] || continue ;;
-		esac
-		keep="$keep$entry
+		if [ "${entry%% *}" = "${1%% *}" ]; then
+			keep=$keep$last$rest rest=''
+			last="$entry
 "
+		else
+			rest="$rest$entry
+"
+		fi
 	done <"$JOURNAL"
-	printf '%s' "$keep" >"$JOURNAL"
+	printf '%s' "$keep$rest" >"$JOURNAL"
 }
 set_var() {
 	keep=
@@ -132,12 +154,27 @@ load() {
 
 # A plan is between `begin` and `done_with`; `fail` undoes what it did.
 begin() {
+	trap 'INTERRUPTED=1' INT TERM HUP
 	note ---
-	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+stop_if_interrupted() {
+	[ -z "$INTERRUPTED" ] || {
+		ERR=interrupted
+		fail 1
+	}
 }
 done_with() {
-	trap - INT TERM HUP
-	drop --- passing
+	stop_if_interrupted
+	trap '' INT TERM HUP
+	keep=
+	while read -r entry; do
+		case $entry in
+		--- | passing_*) ;;
+		*) keep="$keep$entry
+" ;;
+		esac
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
 }
 fail() {
 	trap '' INT TERM HUP
@@ -177,6 +214,7 @@ $all"
 	return $bad
 }
 undo_all() {
+	trap '' INT TERM HUP
 	[ -s "$JOURNAL" ] || {
 		say "is not up"
 		return 0
@@ -200,10 +238,23 @@ show() {
 
 # peer IP PORT: the peer's outer address.
 peer() {
-	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	rest=$1. bytes=0
+	while [ -n "$rest" ]; do
+		byte=${rest%%.*} rest=${rest#*.} bytes=$((bytes + 1))
+		case $byte in
+		'' | *[!0-9]* | ????* | 0?*) bytes=9 ;;
+		*) [ "$byte" -le 255 ] || bytes=9 ;;
+		esac
+	done
+	[ "$bytes" -eq 4 ] || die 2 "'$1' is not an IPv4 address"
 	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
 	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
 	PEER_IP=$1 PEER_PORT=$2
+}
+
+# unbound DEV: a peer that is bound already has to be moved.
+unbound() {
+	! quiet ip link show dev "$1" || die 1 "$1 is there already: run $0 rebind IP PORT"
 }
 
 # ends DEV: where the peer is now, as the kernel has it.

@@ -16,6 +16,7 @@ func (t Tunnel) Bind() Plan {
 			Say:   "another tunnel has these two outer addresses already: using the alternate local address " + t.FOUIPAlt.String(),
 			Name:  TookAlt,
 			Steps: t.bindAlternate(),
+			Final: true,
 		}},
 	}
 	return Plan{Name: "bind", Steps: append([]Step{link}, t.inner(Step{
@@ -88,6 +89,7 @@ func (t Tunnel) Rebind() Plan {
 		Say:   "another tunnel has these two outer addresses already: using the alternate local address " + t.FOUIPAlt.String(),
 		Name:  TookAlt,
 		Steps: moved,
+		Final: true,
 	}}
 	return Plan{Name: "rebind", Steps: []Step{
 		direct,

@@ -1,9 +1,11 @@
 package plans
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -41,7 +43,11 @@ func (s Settings) Set(name, text, where string) error {
 	}
 	switch o.Kind {
 	case Bool:
-		return s.put(o, true, where)
+		on, err := strconv.ParseBool(cmp.Or(text, "true"))
+		if err != nil {
+			return fmt.Errorf("%s: %q is neither true nor false", where, text)
+		}
+		return s.put(o, on, where)
 	case Int:
 		n, err := strconv.Atoi(strings.TrimSpace(text))
 		if err != nil {
@@ -97,24 +103,76 @@ func (s Settings) put(o Option, value any, where string) error {
 	}
 	for _, group := range sources {
 		for _, other := range group {
-			if _, both := s[other]; both && other != name && contains(group, name) {
+			if _, both := s[other]; both && other != name && slices.Contains(group, name) {
 				return fmt.Errorf("%s: contradicts %s: give one of them", where, other)
 			}
+		}
+	}
+	if text, ok := value.(string); ok {
+		if err := compound(name, text, where, Settings{}); err != nil {
+			return err
 		}
 	}
 	s[name] = Setting{value, where}
 	return nil
 }
 
-// over lays later settings on top of s.
+// compound takes fou-local and fou-remote apart into the options that they
+// stand for.
+func compound(name, text, where string, into Settings) error {
+	switch name {
+	case "fou-local":
+		rest, dev, ok := strings.Cut(text, "@")
+		if ok {
+			into["fou-dev"] = Setting{dev, where}
+		}
+		ip, port, ok := strings.Cut(rest, ":")
+		if ip != "" {
+			into["fou-local-ip"] = Setting{ip, where}
+		}
+		if ok {
+			return putPort(into, "fou-local-port", port, where)
+		}
+	case "fou-remote":
+		host, port, ok := strings.Cut(text, ":")
+		if host != "" {
+			into["fou-remote-ip"] = Setting{host, where}
+		}
+		if ok {
+			return putPort(into, "fou-remote-port", port, where)
+		}
+	}
+	return nil
+}
+
+func putPort(s Settings, name, text, where string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("%s: port %q is out of range, want 1 to 65535", where, text)
+	}
+	s[name] = Setting{n, where}
+	return nil
+}
+
+// over lays later settings on top of s, the compound ones taken apart: within a
+// layer they go before their parts, as in the Python tool, but not over a later
+// layer's.
 func (s Settings) over(later Settings) Settings {
 	out := maps.Clone(s)
 	if out == nil {
 		out = Settings{}
 	}
+	later = maps.Clone(later)
+	for _, name := range []string{"fou-local", "fou-remote"} {
+		if set, ok := later[name]; ok {
+			text, _ := set.Value.(string)
+			compound(name, text, set.Where, later) // put has seen that it is well-formed
+			delete(later, name)
+		}
+	}
 	for name := range later {
 		for _, group := range sources {
-			if contains(group, name) {
+			if slices.Contains(group, name) {
 				for _, other := range group {
 					delete(out, other)
 				}
@@ -125,16 +183,12 @@ func (s Settings) over(later Settings) Settings {
 	return out
 }
 
-func contains(group []string, name string) bool {
-	for _, n := range group {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
-
+// unknown names a key that there is not. Of a key with odd characters only the
+// beginning is named: the rest may be a secret behind a wrong separator.
 func unknown(name, where string) error {
+	if i := strings.IndexFunc(name, func(r rune) bool { return !nftRune(r) }); i >= 0 {
+		return fmt.Errorf("%s: %q is followed by something that can't be in a key", where, name[:i])
+	}
 	if near := nearest(name); near != "" {
 		return fmt.Errorf("%s: unknown key %q, did you mean %q?", where, name, near)
 	}

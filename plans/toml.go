@@ -19,11 +19,11 @@ func parseTOML(name string, data []byte) (File, error) {
 	if _, err := toml.Decode(string(data), &raw); err != nil {
 		var at toml.ParseError
 		if errors.As(err, &at) {
-			return File{}, fmt.Errorf("%s:%d: %s", name, at.Position.Line, at.Message)
+			return File{}, fmt.Errorf("%s:%d: %s", name, at.Position.Line, harmless(at, string(data)))
 		}
 		return File{}, fmt.Errorf("%s: %v", name, err)
 	}
-	f := File{Path: name, Top: Settings{}}
+	f := File{Top: Settings{}}
 	lines := keyLines(string(data))
 	tables, err := tunnelTables(name, raw, lines)
 	if err != nil {
@@ -49,6 +49,18 @@ func parseTOML(name string, data []byte) (File, error) {
 		f.Tunnels = append(f.Tunnels, s)
 	}
 	return f, nil
+}
+
+// harmless is what the decoder says of a line, without quoting a secret from it.
+func harmless(err toml.ParseError, text string) string {
+	lines := strings.Split(text, "\n")
+	if n := err.Position.Line; n >= 1 && n <= len(lines) {
+		key, _, _ := strings.Cut(lines[n-1], "=")
+		if o, ok := optionByName(strings.Trim(key, " \t\"'")); ok && o.Secret {
+			return o.Name + ": want a string in quotes"
+		}
+	}
+	return err.Message
 }
 
 // tunnelTables takes the [[tunnel]] tables out of raw.

@@ -50,20 +50,6 @@ func (r *reader) outer(t *Tunnel) {
 	t.FOUIP = r.address("fou-local-ip")
 	t.FOUDev = r.device("fou-dev")
 	port := r.integer("fou-local-port", 0, 1, 65535)
-	if r.has("fou-local") {
-		name, rest := "fou-local", r.text("fou-local")
-		if before, dev, ok := strings.Cut(rest, "@"); ok {
-			rest = before
-			t.FOUDev = r.deviceName(name, dev)
-		}
-		if ip, p, ok := strings.Cut(rest, ":"); ok {
-			rest = ip
-			port = r.port(name, p)
-		}
-		if rest != "" {
-			t.FOUIP = r.ipv4(name, rest)
-		}
-	}
 	if t.FOUDev == "" && !t.FOUIP.IsValid() {
 		r.fail("fou-local", "a local address or a device is needed: give --fou-dev DEV or --fou-local IP[@DEV]")
 	}
@@ -88,22 +74,13 @@ func (r *reader) outer(t *Tunnel) {
 }
 
 func (r *reader) remote(t *Tunnel) {
-	t.RemoteIP = r.address("fou-remote-ip")
-	port := r.integer("fou-remote-port", 0, 1, 65535)
-	if r.has("fou-remote") {
-		host, p, ok := strings.Cut(r.text("fou-remote"), ":")
-		if ok {
-			port = r.port("fou-remote", p)
-		}
-		if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
-			t.RemoteIP = ip
-		} else if host != "" {
-			t.RemoteIP, t.RemoteHost = netip.Addr{}, host
-			if !hostname(host) {
-				r.fail("fou-remote", "%q is neither an IPv4 address nor a host name", host)
-			}
-		}
+	host := r.text("fou-remote-ip")
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+		t.RemoteIP = ip
+	} else if t.RemoteHost = host; host != "" && !hostname(host) {
+		r.fail("fou-remote-ip", "%q is neither an IPv4 address nor a host name", host)
 	}
+	port := r.integer("fou-remote-port", 0, 1, 65535)
 	t.RemotePort = uint16(port)
 	r.unicast("fou-remote-ip", t.RemoteIP)
 	known := t.RemoteIP.IsValid() || t.RemoteHost != ""

@@ -35,7 +35,8 @@ func ready(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	info, err := os.Lstat(dir)
+	// Not Lstat: what systemd preserves for a dynamic user is behind a link.
+	info, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}

@@ -243,12 +243,24 @@ func (j *Journal) Pending(key string) *Entry {
 func (j *Journal) Close() error {
 	var err error
 	if len(j.entries) == 0 {
-		err = os.Remove(j.path)
+		err = remove(j.path)
 	}
 	return errors.Join(err, j.file.Close(), j.release())
 }
 
 // release removes the lock file while the lock is still held.
 func (j *Journal) release() error {
-	return errors.Join(os.Remove(j.lock.Name()), j.lock.Close())
+	return errors.Join(remove(j.lock.Name()), j.lock.Close())
 }
+
+// remove is os.Remove for a file that systemd may have removed, with the
+// directory of another unit.
+func remove(name string) error {
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Path is the journal's file.
+func (j *Journal) Path() string { return j.path }

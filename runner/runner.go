@@ -82,9 +82,9 @@ func (r *Runner) steps(ctx context.Context, steps []plans.Step, vars map[string]
 		if way.Name != "" {
 			took = append(took, way.Name)
 		}
-		if len(way.Steps) > 0 {
-			rest, err := r.steps(ctx, way.Steps, vars)
-			return append(took, rest...), err
+		more, err := r.steps(ctx, way.Steps, vars)
+		if took = append(took, more...); err != nil || way.Final {
+			return took, err
 		}
 	}
 	return took, nil
@@ -205,9 +205,13 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := entries[i]
 		stderr, err := r.run(e.Undo)
-		if err != nil && !(tolerant && isGone(e.Undo, stderr)) {
+		gone := err != nil && isGone(e.Undo, stderr)
+		if err != nil && !(tolerant && gone) {
 			failed++
 			r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
+		}
+		if err != nil && !gone {
+			continue // it stays in the journal, for the next start to try again
 		}
 		if err := r.Journal.Drop(e.ID); err != nil {
 			failed++

@@ -92,7 +92,7 @@ func TestFailedStepUndoesWhatItsPlanDid(t *testing.T) {
 	if diff := cmp.Diff([]string{"earlier", "a", "b", "c", "-b", "-a"}, f.ran); diff != "" {
 		t.Error(diff)
 	}
-	if left := r.Journal.Since(0); len(left) != 1 || left[0].Undo.Argv[0] != "-earlier" {
+	if left := r.Journal.Since(0); len(left) != 2 || left[0].Undo.Argv[0] != "-earlier" || left[1].Undo.Argv[0] != "-b" {
 		t.Errorf("left in the journal: %v", left)
 	}
 }
@@ -118,13 +118,26 @@ func TestUndoGoesOnPastAFailure(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b", "c", "-c", "-b", "-a"}, f.ran); diff != "" {
 		t.Error(diff)
 	}
+	// What could not be undone is not forgotten.
+	if left := r.Journal.Since(0); len(left) != 1 || left[0].Undo.Argv[0] != "-b" {
+		t.Errorf("left in the journal: %v", left)
+	}
+	f.fail["-b"] = "Cannot find device \"b\""
+	if err := r.Undo(); !errors.Is(err, ErrUndo) {
+		t.Errorf("error %v, want ErrUndo: somebody else took it away", err)
+	}
+	if left := r.Journal.Since(0); len(left) != 0 {
+		t.Errorf("what is gone is still in the journal: %v", left)
+	}
 }
 
 func TestWaysOn(t *testing.T) {
 	exists := plans.Else{When: plans.Exists, Confirm: c("show"), Lines: []string{"port ${P}", "port ${P} *"}}
 	other := plans.Else{When: plans.Unsupported, Name: "plain", Steps: []plans.Step{step("plain", "-plain")}}
+	final := plans.Else{When: plans.Exists, Name: "end", Steps: []plans.Step{step("end", "-end")}, Final: true,
+		Confirm: c("show"), Lines: []string{"end"}}
 	p := plans.Plan{Steps: []plans.Step{
-		{Do: c("add"), Undo: c("-add"), Else: []plans.Else{exists, other}},
+		{Do: c("add"), Undo: c("-add"), Else: []plans.Else{exists, other, final}},
 		step("rest", "-rest"),
 	}}
 	for name, test := range map[string]struct {
@@ -134,8 +147,9 @@ func TestWaysOn(t *testing.T) {
 		fails         bool
 	}{
 		"used, and not undone":     {"RTNETLINK answers: Address already in use", "x\nport 1 local\n", []string{"add", "show", "rest", "-rest"}, nil, false},
-		"somebody else's":          {"RTNETLINK answers: Address already in use", "port 11\n", []string{"add", "show"}, nil, true},
-		"another way":              {"fou: unknown command \"peer\"?", "", []string{"add", "plain", "-plain"}, []string{"plain"}, false},
+		"somebody else's":          {"RTNETLINK answers: Address already in use", "port 11\n", []string{"add", "show", "show"}, nil, true},
+		"another way":              {"fou: unknown command \"peer\"?", "", []string{"add", "plain", "rest", "-rest", "-plain"}, []string{"plain"}, false},
+		"another way to the end":   {"Operation already in progress", "end", []string{"add", "show", "show", "end", "-end"}, []string{"end"}, false},
 		"a failure nobody thought": {"Operation not permitted", "", []string{"add"}, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {

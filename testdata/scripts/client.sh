@@ -15,6 +15,7 @@ set -u
 NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
+INTERRUPTED=
 export LC_ALL=C
 set -f
 
@@ -24,10 +25,28 @@ die() {
 	exit "$1"
 }
 
-# run COMMAND...: print it, run it, keep its errors in ERR.
+# A shell of busybox's may take its own `ip` for the one in PATH; that one knows
+# no FOU.
+find_ip() {
+	for IP in ip $(
+		IFS=:
+		# shellcheck disable=SC2086 # the words are wanted
+		printf '%s/ip ' $PATH
+	); do
+		case $(command "$IP" -V 2>/dev/null) in *iproute2*) return ;; esac
+	done
+	die 52 'ip of iproute2 is not installed, or not in PATH'
+}
+ip() { command "$IP" "$@"; }
+
+# run COMMAND...: print it, run it, keep its errors in ERR. Ctrl-C is for us, not
+# for the command: one that is half done must get done before it is undone.
 run() {
 	printf '[#] %s\n' "$*" >&2
-	ERR=$("$@" 2>&1 >/dev/null)
+	ERR=$(
+		trap '' INT TERM HUP
+		"$@" 2>&1 >/dev/null
+	)
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
@@ -36,6 +55,7 @@ try() {
 	undo=$1
 	shift
 	STEP=$*
+	stop_if_interrupted
 	[ -z "$undo" ] || note "$undo"
 	run "$@" && return 0
 	[ -z "$undo" ] || drop "$undo"
@@ -115,18 +135,20 @@ pending() {
 	done <"$JOURNAL"
 	return 1
 }
-# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+# drop ENTRY: forget an entry, the last one of its function.
 drop() {
-	keep=
+	keep='' last='' rest=''
 	while read -r entry; do
-		[ "${entry%% *}" != "${1%% *}" ] || continue
-		case $entry in
-		passing_*) [ "${2-}" != passing ] || continue ;;
-		esac
-		keep="$keep$entry
+		if [ "${entry%% *}" = "${1%% *}" ]; then
+			keep=$keep$last$rest rest=''
+			last="$entry
 "
+		else
+			rest="$rest$entry
+"
+		fi
 	done <"$JOURNAL"
-	printf '%s' "$keep" >"$JOURNAL"
+	printf '%s' "$keep$rest" >"$JOURNAL"
 }
 set_var() {
 	keep=
@@ -147,12 +169,27 @@ load() {
 
 # A plan is between `begin` and `done_with`; `fail` undoes what it did.
 begin() {
+	trap 'INTERRUPTED=1' INT TERM HUP
 	note ---
-	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+stop_if_interrupted() {
+	[ -z "$INTERRUPTED" ] || {
+		ERR=interrupted
+		fail 1
+	}
 }
 done_with() {
-	trap - INT TERM HUP
-	drop --- passing
+	stop_if_interrupted
+	trap '' INT TERM HUP
+	keep=
+	while read -r entry; do
+		case $entry in
+		--- | passing_*) ;;
+		*) keep="$keep$entry
+" ;;
+		esac
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
 }
 fail() {
 	trap '' INT TERM HUP
@@ -192,6 +229,7 @@ $all"
 	return $bad
 }
 undo_all() {
+	trap '' INT TERM HUP
 	[ -s "$JOURNAL" ] || {
 		say "is not up"
 		return 0
@@ -215,10 +253,23 @@ show() {
 
 # peer IP PORT: the peer's outer address.
 peer() {
-	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	rest=$1. bytes=0
+	while [ -n "$rest" ]; do
+		byte=${rest%%.*} rest=${rest#*.} bytes=$((bytes + 1))
+		case $byte in
+		'' | *[!0-9]* | ????* | 0?*) bytes=9 ;;
+		*) [ "$byte" -le 255 ] || bytes=9 ;;
+		esac
+	done
+	[ "$bytes" -eq 4 ] || die 2 "'$1' is not an IPv4 address"
 	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
 	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
 	PEER_IP=$1 PEER_PORT=$2
+}
+
+# unbound DEV: a peer that is bound already has to be moved.
+unbound() {
+	! quiet ip link show dev "$1" || die 1 "$1 is there already: run $0 rebind IP PORT"
 }
 
 # ends DEV: where the peer is now, as the kernel has it.
@@ -273,12 +324,11 @@ up() {
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
-		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
 		elif unsupported; then
 			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
 			up_or_5_2
-			return
 		else
 			fail 53
 		fi
@@ -293,33 +343,29 @@ up_or_5_2() {
 	# FOU listener in the form that older kernels and iproute2 know
 	pending undo_plain_listener_0 ||
 		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
-		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
 		else
 			fail 53
 		fi
 	}
-	# inner addresses of both ends
-	try '' ip address add 172.28.0.1 peer 172.28.0.0 dev ipipou0 || fail 51
-	try '' ip link set dev ipipou0 up || fail 52
 	return 0
 }
 
 rebind_0() {
 	# the listener on the old address
-	take_back undo_listener_0 || fail 1
-	take_back undo_plain_listener_0 || fail 1
+	take_back undo_listener_0 || :
+	take_back undo_plain_listener_0 || :
 	# ipipou0: the tunnel from the new address
-	try '' ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || fail 52
+	try '' ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev c0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
-		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
 		elif unsupported; then
 			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
 			rebind_0_or_4_2
-			return
 		else
 			fail 53
 		fi
@@ -331,7 +377,7 @@ rebind_0_or_4_2() {
 	# FOU listener in the form that older kernels and iproute2 know
 	pending undo_plain_listener_0 ||
 		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
-		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
 		else
 			fail 53
@@ -359,6 +405,7 @@ status() {
 
 usage() { die 2 "usage: $0 up | down | rebind [IP PORT [DEV]] | status"; }
 
+find_ip
 load
 case ${1-} in
 up)
@@ -366,8 +413,8 @@ up)
 	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
 	facts
 	begin
-	remember
 	up
+	remember
 	done_with
 	;;
 down)
@@ -385,8 +432,8 @@ rebind)
 		fi
 		facts
 		begin
-		remember
 		rebind_0
+		remember
 		done_with
 		;;
 	*) die 2 "no tunnel ${4-}" ;;

@@ -20,6 +20,7 @@ set -u
 NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
+INTERRUPTED=
 export LC_ALL=C
 set -f
 
@@ -29,10 +30,28 @@ die() {
 	exit "$1"
 }
 
-# run COMMAND...: print it, run it, keep its errors in ERR.
+# A shell of busybox's may take its own `ip` for the one in PATH; that one knows
+# no FOU.
+find_ip() {
+	for IP in ip $(
+		IFS=:
+		# shellcheck disable=SC2086 # the words are wanted
+		printf '%s/ip ' $PATH
+	); do
+		case $(command "$IP" -V 2>/dev/null) in *iproute2*) return ;; esac
+	done
+	die 52 'ip of iproute2 is not installed, or not in PATH'
+}
+ip() { command "$IP" "$@"; }
+
+# run COMMAND...: print it, run it, keep its errors in ERR. Ctrl-C is for us, not
+# for the command: one that is half done must get done before it is undone.
 run() {
 	printf '[#] %s\n' "$*" >&2
-	ERR=$("$@" 2>&1 >/dev/null)
+	ERR=$(
+		trap '' INT TERM HUP
+		"$@" 2>&1 >/dev/null
+	)
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
@@ -41,6 +60,7 @@ try() {
 	undo=$1
 	shift
 	STEP=$*
+	stop_if_interrupted
 	[ -z "$undo" ] || note "$undo"
 	run "$@" && return 0
 	[ -z "$undo" ] || drop "$undo"
@@ -120,18 +140,20 @@ pending() {
 	done <"$JOURNAL"
 	return 1
 }
-# drop ENTRY [PASSING]: forget an entry, or all that only counted in passing.
+# drop ENTRY: forget an entry, the last one of its function.
 drop() {
-	keep=
+	keep='' last='' rest=''
 	while read -r entry; do
-		[ "${entry%% *}" != "${1%% *}" ] || continue
-		case $entry in
-		passing_*) [ "${2-}" != passing ] || continue ;;
-		esac
-		keep="$keep$entry
+		if [ "${entry%% *}" = "${1%% *}" ]; then
+			keep=$keep$last$rest rest=''
+			last="$entry
 "
+		else
+			rest="$rest$entry
+"
+		fi
 	done <"$JOURNAL"
-	printf '%s' "$keep" >"$JOURNAL"
+	printf '%s' "$keep$rest" >"$JOURNAL"
 }
 set_var() {
 	keep=
@@ -152,12 +174,27 @@ load() {
 
 # A plan is between `begin` and `done_with`; `fail` undoes what it did.
 begin() {
+	trap 'INTERRUPTED=1' INT TERM HUP
 	note ---
-	trap 'ERR=interrupted; fail 1' INT TERM HUP
+}
+stop_if_interrupted() {
+	[ -z "$INTERRUPTED" ] || {
+		ERR=interrupted
+		fail 1
+	}
 }
 done_with() {
-	trap - INT TERM HUP
-	drop --- passing
+	stop_if_interrupted
+	trap '' INT TERM HUP
+	keep=
+	while read -r entry; do
+		case $entry in
+		--- | passing_*) ;;
+		*) keep="$keep$entry
+" ;;
+		esac
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
 }
 fail() {
 	trap '' INT TERM HUP
@@ -197,6 +234,7 @@ $all"
 	return $bad
 }
 undo_all() {
+	trap '' INT TERM HUP
 	[ -s "$JOURNAL" ] || {
 		say "is not up"
 		return 0
@@ -220,10 +258,23 @@ show() {
 
 # peer IP PORT: the peer's outer address.
 peer() {
-	case $1 in *[!0-9.]* | '' | *.*.*.*.*) die 2 "'$1' is not an IPv4 address" ;; *.*.*.*) ;; *) die 2 "'$1' is not an IPv4 address" ;; esac
+	rest=$1. bytes=0
+	while [ -n "$rest" ]; do
+		byte=${rest%%.*} rest=${rest#*.} bytes=$((bytes + 1))
+		case $byte in
+		'' | *[!0-9]* | ????* | 0?*) bytes=9 ;;
+		*) [ "$byte" -le 255 ] || bytes=9 ;;
+		esac
+	done
+	[ "$bytes" -eq 4 ] || die 2 "'$1' is not an IPv4 address"
 	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
 	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
 	PEER_IP=$1 PEER_PORT=$2
+}
+
+# unbound DEV: a peer that is bound already has to be moved.
+unbound() {
+	! quiet ip link show dev "$1" || die 1 "$1 is there already: run $0 rebind IP PORT"
 }
 
 # ends DEV: where the peer is now, as the kernel has it.
@@ -296,7 +347,7 @@ table ip ipipou0 {
 	chain gate {
 		type filter hook prerouting priority raw; policy accept;
 		ip daddr . udp dport @fou goto fou
-		ip protocol ipip ip saddr . ip daddr @bare counter drop
+		ip protocol 4 ip saddr . ip daddr @bare counter drop
 	}
 	chain fou {
 		ip daddr . udp dport . ip saddr . udp sport @peers goto pass
@@ -326,7 +377,23 @@ EOF
 	# what comes to the FOU port is taken out of its UDP
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" dev s0 || {
-		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show; then
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one address: the listener is on all'
+			up_or_6_2
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+up_or_6_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_0 ||
+		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
 		else
 			fail 53
@@ -348,12 +415,12 @@ bind_0() {
 	}
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
-	try '' ip link set dev ipipou0 up || fail 52
 	# open the gate to the peer
-	try '' nft -f - <<EOF || fail 40
+	try "passing_undo_bind_0_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
 EOF
+	try '' ip link set dev ipipou0 up || fail 52
 	return 0
 }
 
@@ -370,8 +437,11 @@ bind_0_or_1_1() {
 	# what comes to the FOU port is taken out of its UDP
 	pending undo_alternate_listener_0 ||
 		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
-		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show; then
+		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 dev *' ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one address: the listener is on all'
+			bind_0_or_1_1_or_2_2
 		else
 			fail 53
 		fi
@@ -380,19 +450,32 @@ bind_0_or_1_1() {
 	try undo_bind_0_or_1_1_3 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
-	try '' ip link set dev ipipou0 up || fail 52
 	# open the gate to the peer, and rewrite its packets to the alternate address
-	try '' nft -f - <<EOF || fail 40
+	try "passing_undo_bind_0_or_1_1_5 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
 EOF
+	try '' ip link set dev ipipou0 up || fail 52
+	return 0
+}
+
+bind_0_or_1_1_or_2_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_alternate_listener_0 ||
+		try undo_plain_alternate_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
 	return 0
 }
 
 rebind_0() {
 	# ipipou0: the tunnel to the peer's new address
-	try "passing_undo_rebind_0_1 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || {
+	try "passing_undo_rebind_0_1 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || {
 		if exists; then
 			say 'another tunnel has these two outer addresses already: using the alternate local address 172.29.0.0'
 			rebind_0_or_1_1
@@ -431,14 +514,17 @@ rebind_0_or_1_1() {
 	# what comes to the FOU port is taken out of its UDP
 	pending undo_alternate_listener_0 ||
 		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
-		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show; then
+		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 dev *' ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one address: the listener is on all'
+			rebind_0_or_1_1_or_2_2
 		else
 			fail 53
 		fi
 	}
 	# ipipou0: the tunnel to the peer's new address
-	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" || fail 52
+	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
@@ -454,12 +540,45 @@ EOF
 	return 0
 }
 
+rebind_0_or_1_1_or_2_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_alternate_listener_0 ||
+		try undo_plain_alternate_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
 # Undos, run in reverse order of their steps.
+passing_undo_bind_0_3() {
+	run nft -f - <<EOF
+add element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
+delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
+add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
+add element ip ipipou0 bare { ${2} . ${1} }
+delete element ip ipipou0 bare { ${2} . ${1} }
+EOF
+}
+passing_undo_bind_0_or_1_1_5() {
+	run nft -f - <<EOF
+add element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
+delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
+add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
+add element ip ipipou0 bare { ${2} . 172.29.0.0 }
+delete element ip ipipou0 bare { ${2} . 172.29.0.0 }
+EOF
+}
 passing_undo_rebind_0_1() {
-	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}"
+	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}" dev s0
 }
 passing_undo_rebind_0_or_1_1_3() {
-	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}"
+	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}" dev s0
 }
 undo_alternate_address_0() {
 	run ip address del 172.29.0.0/32 dev s0
@@ -479,6 +598,12 @@ undo_gate() {
 undo_listener_0() {
 	run ip fou del port 10000 local "${1}" dev s0
 }
+undo_plain_alternate_listener_0() {
+	run ip fou del port 10000
+}
+undo_plain_listener_0() {
+	run ip fou del port 10000
+}
 
 status() {
 	show ip -d -s link show dev ipipou0
@@ -489,6 +614,7 @@ status() {
 
 usage() { die 2 "usage: $0 up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"; }
 
+find_ip
 load
 case ${1-} in
 up)
@@ -496,8 +622,8 @@ up)
 	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
 	facts
 	begin
-	remember
 	up
+	remember
 	done_with
 	;;
 down)
@@ -515,6 +641,7 @@ bind|rebind)
 			begin
 			rebind_0
 		else
+			unbound ipipou0
 			begin
 			bind_0
 		fi
