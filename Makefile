@@ -11,7 +11,7 @@ export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 export GOTOOLCHAIN := auto
 
 PACKAGES := . ./authd ./instance ./plans ./runner
-LAB := ./testdata/lab ./testdata/lab/labrun
+LAB := ./testdata/lab ./testdata/lab/labrun ./testdata/lab/demo
 FUZZTIME := 60s
 
 ipipou: FORCE

@@ -69,7 +69,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	c.cfg.TTL = systemTTL(cfg.TTL)
 	if !cfg.NoReply {
 		// Before the first authentication, not to miss its reply.
-		in, err := listenPacket(cfg.Device, Filter(c.filter(c.local, c.remote)), c.cfg.Log)
+		in, err := listenPacket(Filter(c.filter(c.local, c.remote)), c.cfg.Log)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", cfg.Name, err)
 		}

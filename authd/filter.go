@@ -61,6 +61,12 @@ type FilterSpec struct {
 func Filter(s FilterSpec) []bpf.Instruction {
 	var a asm
 
+	if !s.AnyPayload {
+		// Most of a tunnel's bytes come in packets that the kernel has put together
+		// to be larger than any authentication.
+		a.add(bpf.LoadExtension{Num: bpf.ExtLen})
+		a.jump(bpf.JumpGreaterThan, 15*4+udpHeaderLen+maxPayload, "drop")
+	}
 	a.add(bpf.LoadAbsolute{Off: 9, Size: 1})
 	a.jump(bpf.JumpNotEqual, protoUDP, "drop")
 	a.add(bpf.LoadMemShift{Off: 0})

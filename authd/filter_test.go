@@ -291,9 +291,10 @@ func TestFilterCost(t *testing.T) {
 		pkt  []byte
 		want int
 	}{
-		{"TCP", edit(BuildUDP(clientAddr, serverAddr, 64, nil), 9, 6), 3},
-		{"other UDP", BuildUDP(serverAddr, clientAddr, 64, data(84)), 6},
-		{"data", BuildUDP(clientAddr, serverAddr, 64, data(84)), 15},
+		{"TCP", edit(BuildUDP(clientAddr, serverAddr, 64, nil), 9, 6), 5},
+		{"other UDP", BuildUDP(serverAddr, clientAddr, 64, data(84)), 8},
+		{"data", BuildUDP(clientAddr, serverAddr, 64, data(84)), 17},
+		{"data put together", BuildUDP(clientAddr, serverAddr, 64, data(15000)), 3},
 	} {
 		// The fewest instructions that a VM given just those returns from.
 		if got := steps(ins, tt.pkt); got != tt.want {

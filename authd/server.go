@@ -108,7 +108,7 @@ func NewServer(cfg ServerConfig) (_ *Server, err error) {
 			shared = append(shared, i)
 			continue
 		}
-		c, err := listenPacket(t.Device, Filter(openFilter(t, netip.AddrPort{})), s.log)
+		c, err := listenPacket(Filter(openFilter(t, netip.AddrPort{})), s.log)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Name, err)
 		}
@@ -116,13 +116,7 @@ func NewServer(cfg ServerConfig) (_ *Server, err error) {
 	}
 	if len(shared) > 0 {
 		first := s.tunnels[shared[0]]
-		device := first.Device
-		for _, i := range shared {
-			if s.tunnels[i].Device != device {
-				device = ""
-			}
-		}
-		c, err := listenPacket(device, Filter(s.sharedFilter(shared)), s.log)
+		c, err := listenPacket(Filter(s.sharedFilter(shared)), s.log)
 		if err != nil {
 			return nil, fmt.Errorf("%s and %d more: %w", first.Name, len(shared)-1, err)
 		}
@@ -249,8 +243,7 @@ func openFilter(t ServerTunnel, peer netip.AddrPort) FilterSpec {
 }
 
 // Serve authenticates peers until ctx ends, then it returns nil, or until a
-// socket fails for good. That a device is down or gone is waited out. It may be
-// called once.
+// socket fails for good. It may be called once.
 func (s *Server) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -12,10 +12,12 @@ import (
 // there: an nft table of this instance alone, at a priority before connection
 // tracking. It stays as it is if the daemon dies.
 //
-// The table holds, by local address, local port, peer address and peer port:
+// Its keys are local address, local port, peer address and peer port, in that
+// order. A peer's packets cost one lookup.
 //
 //	fou      the FOU endpoints that the gate is for, alternate ones included
-//	peers    who has authenticated
+//	peers    who has authenticated, and what becomes of its packets
+//	alive    of peers whose admission runs out, those for whom it hasn't
 //	alt_in   peers whose packets are rewritten to an alternate local address
 //	alt_out  and back, on the way out
 //	bare     peer and local address between which ipip must not come without
@@ -42,38 +44,28 @@ func (c Config) gate() []Step {
 	b.line(0, "create table ip %s", table)
 	b.line(0, "table ip %s {", table)
 	b.set("set fou", "type ipv4_addr . inet_service", fou)
-	flags := ""
-	if len(lifetimes(servers)) > 0 {
-		flags = "flags dynamic,timeout"
-	}
-	b.set("set peers", "type ipv4_addr . inet_service . ipv4_addr . inet_service", nil, flags)
+	// With a size, the kernel takes a hash table that is faster than one that can
+	// grow; a peer has two elements while it moves.
+	b.set("map peers", "type ipv4_addr . inet_service . ipv4_addr . inet_service : verdict", nil, fmt.Sprintf("size %d", 64+4*len(servers)))
 	b.set("map alt_in", "type ipv4_addr . inet_service . ipv4_addr . inet_service : ipv4_addr", nil)
 	b.set("map alt_out", "type ipv4_addr . inet_service : ipv4_addr", altOut)
 	b.set("set bare", "type ipv4_addr . ipv4_addr", nil)
-
-	b.line(1, "chain gate {")
-	b.line(2, "type filter hook prerouting priority raw; policy accept;")
-	b.line(2, "ip daddr . udp dport @fou goto fou")
-	// By number: the name ipip is protocol 94 in /etc/protocols.
-	b.line(2, "ip protocol 4 ip saddr . ip daddr @bare %s", words(counter, "drop"))
-	b.line(1, "}")
-	b.line(1, "chain fou {")
-	b.line(2, "ip daddr . udp dport . ip saddr . udp sport @peers goto pass")
-	b.line(2, "%s", words(counter, "drop"))
-	b.line(1, "}")
-	b.line(1, "chain pass {")
-	if counter != "" {
-		b.line(2, "%s", counter)
+	b.chain("pass", counter)
+	b.chain("alternate", "ip daddr set "+peerKey+" map @alt_in", "goto pass")
+	if limits := lifetimes(servers); len(limits) > 0 {
+		b.set("set alive", "type ipv4_addr . inet_service . ipv4_addr . inet_service", nil, "flags dynamic,timeout")
+		rules := []string{peerKey + " != @alive " + words(counter, "drop")}
+		for _, l := range limits {
+			rules = append(rules, fmt.Sprintf("ip daddr . udp dport { %s } update @alive { %s timeout %ds }", strings.Join(l.endpoints, ", "), peerKey, l.seconds))
+		}
+		b.chain("timed", append(rules, "goto alternate")...)
 	}
-	for _, l := range lifetimes(servers) {
-		b.line(2, "ip daddr . udp dport { %s } update @peers { ip daddr . udp dport . ip saddr . udp sport timeout %ds }", strings.Join(l.endpoints, ", "), l.seconds)
-	}
-	b.line(2, "ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in")
-	b.line(1, "}")
-	b.line(1, "chain post {")
-	b.line(2, "type filter hook postrouting priority srcnat; policy accept;")
-	b.line(2, "ip saddr set ip saddr . udp sport map @alt_out")
-	b.line(1, "}")
+	b.chain("gate",
+		"type filter hook prerouting priority raw; policy accept;",
+		peerKey+" vmap @peers",
+		"ip daddr . udp dport @fou "+words(counter, "drop"),
+		// By number: the name ipip is protocol 94 in /etc/protocols.
+		"ip protocol 4 ip saddr . ip daddr @bare "+words(counter, "drop"))
 	b.line(0, "}")
 	return []Step{{
 		Comment: "the gate: closed to everybody until a peer has authenticated",
@@ -83,9 +75,34 @@ func (c Config) gate() []Step {
 	}, untracked(table)}
 }
 
+// peerKey is what a peer's packets are known by.
+const peerKey = "ip daddr . udp dport . ip saddr . udp sport"
+
+// way is the verdict on the tunnel's packets.
+func (t Tunnel) way(alt bool) string {
+	switch {
+	case t.Auth.Lifetime > 0:
+		return "goto timed"
+	case alt:
+		return "goto alternate"
+	}
+	return "goto pass"
+}
+
+// outward rewrites what leaves from alternate local addresses. The chain is
+// made, or made the same again, when the first of them is taken: it costs all
+// that the host sends.
+func outward(table string) []string {
+	return []string{
+		"add chain ip " + table + " post { type filter hook postrouting priority srcnat; policy accept; }",
+		"flush chain ip " + table + " post",
+		"add rule ip " + table + " post ip saddr set ip saddr . udp sport map @alt_out",
+	}
+}
+
 // untracked keeps the tunnels' packets out of connection tracking, which costs
-// time for each and remembers where a peer was. Where there is no tracking
-// nothing is done: the rules would load it, with all its sysctls.
+// time for each and remembers where a peer was. Where nothing is tracked nothing
+// is done: the rules would load tracking, with all its sysctls, and cost time too.
 func untracked(table string) Step {
 	var b ruleset
 	b.line(0, "insert rule ip %s pass notrack", table)
@@ -96,9 +113,9 @@ func untracked(table string) Step {
 	b.line(1, "}")
 	b.line(0, "}")
 	return Step{
-		Comment: "its packets are not for connection tracking, where there is any",
+		Comment: "its packets are not for connection tracking, if anything here is tracked",
 		Do:      nft(b...),
-		Unless:  cmd("test", "!", "-e", "/proc/sys/net/netfilter/nf_conntrack_count"),
+		If:      cmd("grep", "-qs", "[1-9]", "/proc/sys/net/netfilter/nf_conntrack_count"),
 		MayFail: true, // a kernel without nft_ct: tracked, it works too
 	}
 }
@@ -130,6 +147,16 @@ type ruleset []string
 
 func (b *ruleset) line(depth int, format string, args ...any) {
 	*b = append(*b, strings.Repeat("\t", depth)+fmt.Sprintf(format, args...))
+}
+
+func (b *ruleset) chain(name string, rules ...string) {
+	b.line(1, "chain %s {", name)
+	for _, r := range rules {
+		if r != "" {
+			b.line(2, "%s", r)
+		}
+	}
+	b.line(1, "}")
 }
 
 func (b *ruleset) set(name, kind string, elements []string, more ...string) {

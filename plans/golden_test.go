@@ -83,6 +83,9 @@ func show(b *strings.Builder, indent string, steps []Step) {
 		if !s.Unless.IsZero() {
 			line("unless", s.Unless.String())
 		}
+		if !s.If.IsZero() {
+			line("if", s.If.String())
+		}
 		if s.Absent != "" {
 			line("absent", s.Absent)
 		}

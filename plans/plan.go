@@ -93,6 +93,8 @@ type Step struct {
 	Absent string
 	// Unless is a look at the host that makes the step needless if it succeeds.
 	Unless Command
+	// If is a look at the host that makes the step needless if it fails.
+	If Command
 	// Else are ways on when Do fails in a way that is known beforehand.
 	Else []Else
 }

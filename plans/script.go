@@ -112,6 +112,9 @@ func (s *script) steps(name string, steps []Step) {
 		if st.Key != "" {
 			s.body.WriteString("\tpending " + undo + " ||\n\t")
 		}
+		if !st.If.IsZero() {
+			s.body.WriteString("\t! quiet " + shellCommand(st.If) + " ||\n\t")
+		}
 		if !st.Unless.IsZero() {
 			s.body.WriteString("\tquiet " + shellCommand(st.Unless) + " ||\n\t")
 		}

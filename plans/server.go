@@ -102,14 +102,9 @@ func (t Tunnel) Rebind() Plan {
 // Readmit is the plan for a peer that authenticated from where it is bound: if
 // its admission had run out, it is renewed.
 func (t Tunnel) Readmit() Plan {
-	el := t.element(t.peerIP(), t.peerPort())
-	peers := "ip " + t.Table + " peers"
 	return Plan{Name: "readmit", Steps: []Step{{
-		Comment: "renew the peer's admission (an element's time is only set when it is new)",
-		Do: nft(
-			"add element "+peers+" { "+el+" }",
-			"delete element "+peers+" { "+el+" }",
-			"add element "+peers+" { "+t.timed(el)+" }"),
+		Comment: "renew the peer's admission",
+		Do:      nft(t.admission(t.peerIP(), t.peerPort())...),
 	}}}
 }
 
@@ -118,37 +113,47 @@ func (t Tunnel) element(peerIP, peerPort string) string {
 	return fmt.Sprintf("%s . %d . %s . %s", t.localIP(), t.FOUPort, peerIP, peerPort)
 }
 
-func (t Tunnel) timed(element string) string {
-	if t.Auth.Lifetime > 0 {
-		return fmt.Sprintf("%s timeout %ds", element, t.Auth.Lifetime)
+// admission starts the time of the peer's admission anew. An element's time is
+// only set when it is new, and one that is not there can't be deleted: so it is
+// added, deleted and added.
+func (t Tunnel) admission(peerIP, peerPort string) []string {
+	alive, el := "element ip "+t.Table+" alive", t.element(peerIP, peerPort)
+	return []string{
+		"add " + alive + " { " + el + " }",
+		"delete " + alive + " { " + el + " }",
+		fmt.Sprintf("add %s { %s timeout %ds }", alive, el, t.Auth.Lifetime),
 	}
-	return element
 }
 
 // admit lets the peer through the gate to its tunnel's local address.
 func (t Tunnel) admit(local string, alt bool) []string {
 	el := t.element(t.peerIP(), t.peerPort())
-	lines := []string{fmt.Sprintf("add element ip %s bare { ${%s} . %s }", t.Table, PeerIP, local)}
+	lines := []string{fmt.Sprintf("add element ip %s bare { %s . %s }", t.Table, t.peerIP(), local)}
 	if alt {
+		lines = append(lines, outward(t.Table)...)
 		lines = append(lines, fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, local))
 	}
-	return append(lines, fmt.Sprintf("add element ip %s peers { %s }", t.Table, t.timed(el)))
+	if t.Auth.Lifetime > 0 {
+		lines = append(lines, t.admission(t.peerIP(), t.peerPort())...)
+	}
+	return append(lines, fmt.Sprintf("add element ip %s peers { %s : %s }", t.Table, el, t.way(alt)))
 }
 
-// dismiss takes a peer out of the gate. Each element is added before it is
-// deleted, because one that is not there (its time ran out, it was on the main
-// address) would fail the transaction.
+// dismiss takes a peer out of the gate. An element that need not be there (its
+// time ran out, it was on the main address) is added before it is deleted, for
+// it would fail the transaction.
 func (t Tunnel) dismiss(local, peerIP, peerPort string) []string {
 	el := t.element(peerIP, peerPort)
-	var lines []string
-	for _, e := range [][3]string{
-		{"peers", el, ""},
-		{"alt_in", el, " : " + t.FOUIPAlt.String()},
-		{"bare", peerIP + " . " + local, ""},
-	} {
+	lines := []string{
+		fmt.Sprintf("delete element ip %s peers { %s }", t.Table, el),
+		fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, t.FOUIPAlt),
+		fmt.Sprintf("delete element ip %s alt_in { %s }", t.Table, el),
+		fmt.Sprintf("delete element ip %s bare { %s . %s }", t.Table, peerIP, local),
+	}
+	if t.Auth.Lifetime > 0 {
 		lines = append(lines,
-			fmt.Sprintf("add element ip %s %s { %s%s }", t.Table, e[0], e[1], e[2]),
-			fmt.Sprintf("delete element ip %s %s { %s }", t.Table, e[0], e[1]))
+			fmt.Sprintf("add element ip %s alive { %s }", t.Table, el),
+			fmt.Sprintf("delete element ip %s alive { %s }", t.Table, el))
 	}
 	return lines
 }

@@ -111,7 +111,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		return nil, nil
 	case s.Key != "" && r.Journal.Pending(s.Key) != nil:
 		return nil, nil
-	case !s.Unless.IsZero() && r.holds(s.Unless):
+	case !s.Unless.IsZero() && r.holds(s.Unless), !s.If.IsZero() && !r.holds(s.If):
 		return nil, nil
 	}
 	id := 0

@@ -178,6 +178,7 @@ func TestKeysPassingAndTakeBack(t *testing.T) {
 	first := plans.Plan{Steps: []plans.Step{
 		{Do: c("look"), Absent: "there is one"},
 		{Do: c("load"), Unless: c("loaded")},
+		{Do: c("never"), If: c("look")},
 		{Do: c("addr"), Undo: c("-addr"), Key: "addr"},
 		{Do: c("set"), Undo: c("-set"), Passing: true},
 	}}
@@ -191,7 +192,7 @@ func TestKeysPassingAndTakeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff([]string{"look", "loaded", "addr", "set", "-addr"}, f.ran); diff != "" {
+	if diff := cmp.Diff([]string{"look", "loaded", "look", "addr", "set", "-addr"}, f.ran); diff != "" {
 		t.Error(diff)
 	}
 	if left := r.Journal.Since(0); len(left) != 0 {

@@ -395,9 +395,9 @@ table ip ipipou0 {
 			172.29.0.1 . 10001,
 		}
 	}
-	set peers {
-		type ipv4_addr . inet_service . ipv4_addr . inet_service
-		flags dynamic,timeout
+	map peers {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service : verdict
+		size 72
 	}
 	map alt_in {
 		type ipv4_addr . inet_service . ipv4_addr . inet_service : ipv4_addr
@@ -412,28 +412,32 @@ table ip ipipou0 {
 	set bare {
 		type ipv4_addr . ipv4_addr
 	}
-	chain gate {
-		type filter hook prerouting priority raw; policy accept;
-		ip daddr . udp dport @fou goto fou
-		ip protocol 4 ip saddr . ip daddr @bare counter drop
-	}
-	chain fou {
-		ip daddr . udp dport . ip saddr . udp sport @peers goto pass
-		counter drop
-	}
 	chain pass {
 		counter
-		ip daddr . udp dport { ${FOU_IP} . 10000 } update @peers { ip daddr . udp dport . ip saddr . udp sport timeout 60s }
-		ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in
 	}
-	chain post {
-		type filter hook postrouting priority srcnat; policy accept;
-		ip saddr set ip saddr . udp sport map @alt_out
+	chain alternate {
+		ip daddr set ip daddr . udp dport . ip saddr . udp sport map @alt_in
+		goto pass
+	}
+	set alive {
+		type ipv4_addr . inet_service . ipv4_addr . inet_service
+		flags dynamic,timeout
+	}
+	chain timed {
+		ip daddr . udp dport . ip saddr . udp sport != @alive counter drop
+		ip daddr . udp dport { ${FOU_IP} . 10000 } update @alive { ip daddr . udp dport . ip saddr . udp sport timeout 60s }
+		goto alternate
+	}
+	chain gate {
+		type filter hook prerouting priority raw; policy accept;
+		ip daddr . udp dport . ip saddr . udp sport vmap @peers
+		ip daddr . udp dport @fou counter drop
+		ip protocol 4 ip saddr . ip daddr @bare counter drop
 	}
 }
 EOF
-	# its packets are not for connection tracking, where there is any
-	quiet test '!' -e /proc/sys/net/netfilter/nf_conntrack_count ||
+	# its packets are not for connection tracking, if anything here is tracked
+	! quiet grep -qs '[1-9]' /proc/sys/net/netfilter/nf_conntrack_count ||
 		try '' nft -f - <<EOF || :
 insert rule ip ipipou0 pass notrack
 table ip ipipou0 {
@@ -572,7 +576,10 @@ bind_0() {
 	# open the gate to the peer
 	try "passing_undo_bind_0_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
-add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto timed }
 EOF
 	try '' ip link set dev ipipou0 up || fail 52
 	return 0
@@ -607,8 +614,14 @@ bind_0_or_1_1() {
 	# open the gate to the peer, and rewrite its packets to the alternate address
 	try "passing_undo_bind_0_or_1_1_5 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+flush chain ip ipipou0 post
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
-add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto timed }
 EOF
 	try '' ip link set dev ipipou0 up || fail 52
 	return 0
@@ -640,14 +653,17 @@ rebind_0() {
 	}
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
-add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
-add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
-add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto timed }
 EOF
 	# the alternate address, if it was in use, is not needed any more
 	take_back undo_alternate_listener_0 || :
@@ -681,15 +697,21 @@ rebind_0_or_1_1() {
 	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
-add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
-add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+flush chain ip ipipou0 post
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
-add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} timeout 60s }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto timed }
 EOF
 	return 0
 }
@@ -723,7 +745,7 @@ bind_1() {
 	# open the gate to the peer
 	try "passing_undo_bind_1_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
-add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : goto pass }
 EOF
 	try '' ip link set dev ipipou1 up || fail 52
 	return 0
@@ -758,8 +780,11 @@ bind_1_or_1_1() {
 	# open the gate to the peer, and rewrite its packets to the alternate address
 	try "passing_undo_bind_1_or_1_1_5 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.1 }
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+flush chain ip ipipou0 post
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.1 }
-add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
 	try '' ip link set dev ipipou1 up || fail 52
 	return 0
@@ -791,14 +816,12 @@ rebind_1() {
 	}
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
-add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.1 }
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
-add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
-add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : goto pass }
 EOF
 	# the alternate address, if it was in use, is not needed any more
 	take_back undo_alternate_listener_1 || :
@@ -832,15 +855,16 @@ rebind_1_or_1_1() {
 	try "passing_undo_rebind_1_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
-add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.1 }
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
-add element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.1 }
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+flush chain ip ipipou0 post
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.1 }
-add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} }
+add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
 	return 0
 }
@@ -929,41 +953,37 @@ rebind_3_or_4_2() {
 # Undos, run in reverse order of their steps.
 passing_undo_bind_0_3() {
 	run nft -f - <<EOF
-add element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
 delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
-add element ip ipipou0 bare { ${2} . ${1} }
 delete element ip ipipou0 bare { ${2} . ${1} }
+add element ip ipipou0 alive { ${1} . 10000 . ${2} . ${3} }
+delete element ip ipipou0 alive { ${1} . 10000 . ${2} . ${3} }
 EOF
 }
 passing_undo_bind_0_or_1_1_5() {
 	run nft -f - <<EOF
-add element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
 delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
-add element ip ipipou0 bare { ${2} . 172.29.0.0 }
 delete element ip ipipou0 bare { ${2} . 172.29.0.0 }
+add element ip ipipou0 alive { ${1} . 10000 . ${2} . ${3} }
+delete element ip ipipou0 alive { ${1} . 10000 . ${2} . ${3} }
 EOF
 }
 passing_undo_bind_1_3() {
 	run nft -f - <<EOF
-add element ip ipipou0 peers { ${1} . 10001 . ${2} . ${3} }
 delete element ip ipipou0 peers { ${1} . 10001 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10001 . ${2} . ${3} : 172.29.0.1 }
 delete element ip ipipou0 alt_in { ${1} . 10001 . ${2} . ${3} }
-add element ip ipipou0 bare { ${2} . ${1} }
 delete element ip ipipou0 bare { ${2} . ${1} }
 EOF
 }
 passing_undo_bind_1_or_1_1_5() {
 	run nft -f - <<EOF
-add element ip ipipou0 peers { ${1} . 10001 . ${2} . ${3} }
 delete element ip ipipou0 peers { ${1} . 10001 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10001 . ${2} . ${3} : 172.29.0.1 }
 delete element ip ipipou0 alt_in { ${1} . 10001 . ${2} . ${3} }
-add element ip ipipou0 bare { ${2} . 172.29.0.1 }
 delete element ip ipipou0 bare { ${2} . 172.29.0.1 }
 EOF
 }
