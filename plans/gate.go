@@ -89,14 +89,18 @@ func (t Tunnel) way(alt bool) string {
 	return "goto pass"
 }
 
-// outward rewrites what leaves from alternate local addresses. The chain is
-// made, or made the same again, when the first of them is taken: it costs all
-// that the host sends.
-func outward(table string) []string {
-	return []string{
-		"add chain ip " + table + " post { type filter hook postrouting priority srcnat; policy accept; }",
-		"flush chain ip " + table + " post",
-		"add rule ip " + table + " post ip saddr set ip saddr . udp sport map @alt_out",
+// outward rewrites what leaves from alternate local addresses. The chain is made
+// when the first of them is taken, and stays: it costs all that the host sends.
+func (t Tunnel) outward() Step {
+	return Step{
+		Comment: "what leaves from alternate local addresses is rewritten",
+		Do: nft(
+			"add chain ip "+t.Table+" post { type filter hook postrouting priority srcnat; policy accept; }",
+			"add rule ip "+t.Table+" post ip saddr set ip saddr . udp sport map @alt_out"),
+		Undo: nft(
+			"flush chain ip "+t.Table+" post",
+			"delete chain ip "+t.Table+" post"),
+		Key: "outward",
 	}
 }
 

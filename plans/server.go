@@ -43,7 +43,8 @@ func (t Tunnel) bindAlternate() []Step {
 	})...)
 }
 
-// alternate are the address and the listener behind the alternate local address.
+// alternate are the address, the listener and the rewriting behind the alternate
+// local address.
 func (t Tunnel) alternate() []Step {
 	alt := t.FOUIPAlt.String()
 	return []Step{
@@ -58,6 +59,7 @@ func (t Tunnel) alternate() []Step {
 			}},
 		},
 		t.listen(alt, "alternate_listener"),
+		t.outward(),
 	}
 }
 
@@ -130,7 +132,6 @@ func (t Tunnel) admit(local string, alt bool) []string {
 	el := t.element(t.peerIP(), t.peerPort())
 	lines := []string{fmt.Sprintf("add element ip %s bare { %s . %s }", t.Table, t.peerIP(), local)}
 	if alt {
-		lines = append(lines, outward(t.Table)...)
 		lines = append(lines, fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, local))
 	}
 	if t.Auth.Lifetime > 0 {

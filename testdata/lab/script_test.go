@@ -88,7 +88,7 @@ func TestScriptServer(t *testing.T) {
 				TransferTCP(t, p.Srv, ns, clientInner[i], 2_000_000)
 			}
 			status := script.do(t, "status")
-			for _, want := range []string{"remote 203.0.113.2 local 203.0.113.1", "local 172.29.0.1", "172.28.0.2 peer 172.28.0.3", "set peers {"} {
+			for _, want := range []string{"remote 203.0.113.2 local 203.0.113.1", "local 172.29.0.1", "172.28.0.2 peer 172.28.0.3", "map peers {"} {
 				if !strings.Contains(status, want) {
 					t.Errorf("status shows no %q:\n%s", want, status)
 				}

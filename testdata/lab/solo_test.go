@@ -221,16 +221,20 @@ func isInner(b []byte) bool {
 // dropped is how many packets the gate has dropped from strangers.
 func (ns *NS) dropped(t testing.TB) int {
 	t.Helper()
-	out := ns.Run(t, "nft", "list", "chain", "ip", "ipipou0", "gate")
-	m := regexp.MustCompile(`@fou counter packets (\d+) bytes \d+ drop`).FindStringSubmatch(out)
-	if m == nil {
+	out := ns.Run(t, "nft", "list", "table", "ip", "ipipou0")
+	matches := regexp.MustCompile(`@(?:fou|alive) counter packets (\d+) bytes \d+ drop`).FindAllStringSubmatch(out, -1)
+	if matches == nil {
 		t.Fatalf("no counter of drops in\n%s", out)
 	}
-	n, err := strconv.Atoi(m[1])
-	if err != nil {
-		t.Fatal(err)
+	sum := 0
+	for _, m := range matches {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n
 	}
-	return n
+	return sum
 }
 
 // tracked is how many connections the namespace tracks.

@@ -607,16 +607,19 @@ bind_0_or_1_1() {
 			fail 53
 		fi
 	}
+	# what leaves from alternate local addresses is rewritten
+	pending undo_outward ||
+		try undo_outward nft -f - <<EOF || fail 40
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
+EOF
 	# ipipou0: the tunnel to the peer, from the alternate local address
-	try undo_bind_0_or_1_1_3 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
+	try undo_bind_0_or_1_1_4 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
 	# open the gate to the peer, and rewrite its packets to the alternate address
-	try "passing_undo_bind_0_or_1_1_5 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
+	try "passing_undo_bind_0_or_1_1_6 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
-add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
-flush chain ip ipipou0 post
-add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
 add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
 delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
@@ -693,8 +696,14 @@ rebind_0_or_1_1() {
 			fail 53
 		fi
 	}
+	# what leaves from alternate local addresses is rewritten
+	pending undo_outward ||
+		try undo_outward nft -f - <<EOF || fail 40
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
+EOF
 	# ipipou0: the tunnel to the peer's new address
-	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
+	try "passing_undo_rebind_0_or_1_1_4 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
 delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
@@ -704,9 +713,6 @@ delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
-add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
-flush chain ip ipipou0 post
-add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
 add element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
 delete element ip ipipou0 alive { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} }
@@ -773,16 +779,19 @@ bind_1_or_1_1() {
 			fail 53
 		fi
 	}
+	# what leaves from alternate local addresses is rewritten
+	pending undo_outward ||
+		try undo_outward nft -f - <<EOF || fail 40
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
+EOF
 	# ipipou1: the tunnel to the peer, from the alternate local address
-	try undo_bind_1_or_1_1_3 ip link add name ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
+	try undo_bind_1_or_1_1_4 ip link add name ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.2 peer 172.28.0.3 dev ipipou1 || fail 51
 	# open the gate to the peer, and rewrite its packets to the alternate address
-	try "passing_undo_bind_1_or_1_1_5 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
+	try "passing_undo_bind_1_or_1_1_6 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.1 }
-add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
-flush chain ip ipipou0 post
-add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.1 }
 add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
@@ -851,8 +860,14 @@ rebind_1_or_1_1() {
 			fail 53
 		fi
 	}
+	# what leaves from alternate local addresses is rewritten
+	pending undo_outward ||
+		try undo_outward nft -f - <<EOF || fail 40
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
+EOF
 	# ipipou1: the tunnel to the peer's new address
-	try "passing_undo_rebind_1_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" dev s0 || fail 52
+	try "passing_undo_rebind_1_or_1_1_4 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou1 type ipip remote "${PEER_IP}" local 172.29.0.1 encap fou encap-sport 10001 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
 delete element ip ipipou0 peers { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
@@ -860,9 +875,6 @@ add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} : 17
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.1 }
-add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
-flush chain ip ipipou0 post
-add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.1 }
 add element ip ipipou0 peers { ${FOU_IP} . 10001 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
@@ -961,7 +973,7 @@ add element ip ipipou0 alive { ${1} . 10000 . ${2} . ${3} }
 delete element ip ipipou0 alive { ${1} . 10000 . ${2} . ${3} }
 EOF
 }
-passing_undo_bind_0_or_1_1_5() {
+passing_undo_bind_0_or_1_1_6() {
 	run nft -f - <<EOF
 delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
@@ -979,7 +991,7 @@ delete element ip ipipou0 alt_in { ${1} . 10001 . ${2} . ${3} }
 delete element ip ipipou0 bare { ${2} . ${1} }
 EOF
 }
-passing_undo_bind_1_or_1_1_5() {
+passing_undo_bind_1_or_1_1_6() {
 	run nft -f - <<EOF
 delete element ip ipipou0 peers { ${1} . 10001 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10001 . ${2} . ${3} : 172.29.0.1 }
@@ -990,13 +1002,13 @@ EOF
 passing_undo_rebind_0_1() {
 	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}" dev s0
 }
-passing_undo_rebind_0_or_1_1_3() {
+passing_undo_rebind_0_or_1_1_4() {
 	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}" dev s0
 }
 passing_undo_rebind_1_1() {
 	run ip link set dev ipipou1 type ipip remote "${1}" local "${2}" encap fou encap-sport 10001 encap-dport "${3}" dev s0
 }
-passing_undo_rebind_1_or_1_1_3() {
+passing_undo_rebind_1_or_1_1_4() {
 	run ip link set dev ipipou1 type ipip remote "${1}" local "${2}" encap fou encap-sport 10001 encap-dport "${3}" dev s0
 }
 undo_alternate_address_0() {
@@ -1014,13 +1026,13 @@ undo_alternate_listener_1() {
 undo_bind_0_1() {
 	run ip link del dev ipipou0
 }
-undo_bind_0_or_1_1_3() {
+undo_bind_0_or_1_1_4() {
 	run ip link del dev ipipou0
 }
 undo_bind_1_1() {
 	run ip link del dev ipipou1
 }
-undo_bind_1_or_1_1_3() {
+undo_bind_1_or_1_1_4() {
 	run ip link del dev ipipou1
 }
 undo_gate() {
@@ -1037,6 +1049,12 @@ undo_listener_2() {
 }
 undo_listener_3() {
 	run ip fou del port 10003 local "${1}" peer "${2}" peer_port "${3}" dev s0
+}
+undo_outward() {
+	run nft -f - <<EOF
+flush chain ip ipipou0 post
+delete chain ip ipipou0 post
+EOF
 }
 undo_plain_alternate_listener_0() {
 	run ip fou del port 10000

@@ -443,16 +443,19 @@ bind_0_or_1_1() {
 			fail 53
 		fi
 	}
+	# what leaves from alternate local addresses is rewritten
+	pending undo_outward ||
+		try undo_outward nft -f - <<EOF || fail 40
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
+EOF
 	# ipipou0: the tunnel to the peer, from the alternate local address
-	try undo_bind_0_or_1_1_3 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
+	try undo_bind_0_or_1_1_4 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev s0 || fail 52
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
 	# open the gate to the peer, and rewrite its packets to the alternate address
-	try "passing_undo_bind_0_or_1_1_5 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
+	try "passing_undo_bind_0_or_1_1_6 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" nft -f - <<EOF || fail 40
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
-add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
-flush chain ip ipipou0 post
-add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
@@ -521,8 +524,14 @@ rebind_0_or_1_1() {
 			fail 53
 		fi
 	}
+	# what leaves from alternate local addresses is rewritten
+	pending undo_outward ||
+		try undo_outward nft -f - <<EOF || fail 40
+add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
+add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
+EOF
 	# ipipou0: the tunnel to the peer's new address
-	try "passing_undo_rebind_0_or_1_1_3 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
+	try "passing_undo_rebind_0_or_1_1_4 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
 	try '' nft -f - <<EOF || fail 40
 delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
@@ -530,9 +539,6 @@ add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 17
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
 delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
-add chain ip ipipou0 post { type filter hook postrouting priority srcnat; policy accept; }
-flush chain ip ipipou0 post
-add rule ip ipipou0 post ip saddr set ip saddr . udp sport map @alt_out
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
@@ -561,7 +567,7 @@ delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
 delete element ip ipipou0 bare { ${2} . ${1} }
 EOF
 }
-passing_undo_bind_0_or_1_1_5() {
+passing_undo_bind_0_or_1_1_6() {
 	run nft -f - <<EOF
 delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
 add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
@@ -572,7 +578,7 @@ EOF
 passing_undo_rebind_0_1() {
 	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}" dev s0
 }
-passing_undo_rebind_0_or_1_1_3() {
+passing_undo_rebind_0_or_1_1_4() {
 	run ip link set dev ipipou0 type ipip remote "${1}" local "${2}" encap fou encap-sport 10000 encap-dport "${3}" dev s0
 }
 undo_alternate_address_0() {
@@ -584,7 +590,7 @@ undo_alternate_listener_0() {
 undo_bind_0_1() {
 	run ip link del dev ipipou0
 }
-undo_bind_0_or_1_1_3() {
+undo_bind_0_or_1_1_4() {
 	run ip link del dev ipipou0
 }
 undo_gate() {
@@ -592,6 +598,12 @@ undo_gate() {
 }
 undo_listener_0() {
 	run ip fou del port 10000 local "${1}" dev s0
+}
+undo_outward() {
+	run nft -f - <<EOF
+flush chain ip ipipou0 post
+delete chain ip ipipou0 post
+EOF
 }
 undo_plain_alternate_listener_0() {
 	run ip fou del port 10000
