@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -136,12 +135,10 @@ type gateMeasure struct {
 }
 
 var gateMeasures = []gateMeasure{
-	{"iperf3 in, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 { return iperf3(b, w, n) }},
-	{"iperf3 out, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 { return iperf3(b, w, n, "--reverse") }},
-	{"one thread in, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
+	{"TCP in, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
 		return mbits(n, BulkTCP(b, w.cli, w.srv, "172.28.0.0", int64(n)))
 	}},
-	{"one thread out, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
+	{"TCP out, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
 		return mbits(n, BulkTCP(b, w.srv, w.cli, "172.28.0.1", int64(n)))
 	}},
 	{"64-byte UDP in, kpps", 10_000, func(b testing.TB, w benchWire, n int) float64 {
@@ -150,26 +147,6 @@ var gateMeasures = []gateMeasure{
 	{"64-byte UDP out, kpps", 10_000, func(b testing.TB, w benchWire, n int) float64 {
 		return float64(n) / 1e3 / BulkUDP(b, w.srv, w.cli, "172.28.0.1", n, 64).Seconds()
 	}},
-}
-
-// iperf3 is TCP as people measure it, two processes included.
-func iperf3(t testing.TB, w benchWire, n int, options ...string) float64 {
-	t.Helper()
-	server := w.srv.Start(t, "iperf3", "--server", "--one-off", "--forceflush")
-	server.WaitLog(t, "Server listening", commandTimeout)
-	out := w.cli.Run(t, append([]string{"iperf3", "--client", "172.28.0.0", "--bytes", fmt.Sprint(n), "--json"}, options...)...)
-	var result struct {
-		End struct {
-			Received struct {
-				Rate float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		}
-	}
-	if err := json.Unmarshal([]byte(out), &result); err != nil || result.End.Received.Rate == 0 {
-		t.Fatalf("iperf3: %v: %s", err, out)
-	}
-	server.Wait(t, commandTimeout)
-	return result.End.Received.Rate / 1e6
 }
 
 func mbits(bytes int, d time.Duration) float64 { return float64(bytes) * 8 / 1e6 / d.Seconds() }
