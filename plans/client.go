@@ -16,7 +16,7 @@ func (t Tunnel) connect() []Step {
 // refuses all but the server (a connected socket, fou(7) of Linux 5.2), and
 // where that is not known, the plain form.
 func (t Tunnel) listenTo() Step {
-	where := []string{"port", t.port(), "local", t.localIP(), "peer", "${" + PeerIP + "}", "peer_port", "${" + PeerPort + "}"}
+	where := []string{"port", t.port(), "local", t.localIP(), "peer", t.peerIP(), "peer_port", t.peerPort()}
 	if t.FOUDev != "" {
 		where = append(where, "dev", t.FOUDev)
 	}

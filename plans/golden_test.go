@@ -231,6 +231,25 @@ func TestSecretsAreNotDescribed(t *testing.T) {
 	}
 }
 
+// Several clients stand in one plan, each with its own server.
+func TestClientsNameTheirOwnServer(t *testing.T) {
+	for _, tu := range many(t).Tunnels {
+		if tu.Mode != Client {
+			continue
+		}
+		Plan{Steps: append(tu.connect(), tu.Move().Steps...)}.Walk(func(s Step) {
+			for _, c := range []Command{s.Do, s.Undo} {
+				for _, w := range c.Argv {
+					_, name, _, ok := cutVar(w)
+					if ok && strings.HasPrefix(name, "PEER_") && name != tu.varPeerIP && name != tu.varPeerPort {
+						t.Errorf("%s has another tunnel's ${%s}: %s", tu.Dev, name, c)
+					}
+				}
+			}
+		})
+	}
+}
+
 // A plan must not ask for a value that neither the facts nor the caller know.
 func TestEveryVariableIsKnown(t *testing.T) {
 	for _, c := range []Config{many(t), resolve(t, "--server", "--fou-local-ip", "192.0.2.1", "--auth-token", "t")} {

@@ -492,7 +492,7 @@ EOF
 	try undo_up_15 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_3 ||
-		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
+		try "undo_listener_3 ${FOU_IP} ${PEER_IP_2} ${PEER_PORT_2}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP_2}" peer_port "${PEER_PORT_2}" dev s0 || {
 		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} dev *|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2}|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2} *" ip fou show; then
 			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
 		elif unsupported; then
@@ -936,7 +936,7 @@ rebind_3() {
 	try '' ip link set dev ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" dev s0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_3 ||
-		try "undo_listener_3 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s0 || {
+		try "undo_listener_3 ${FOU_IP} ${PEER_IP_2} ${PEER_PORT_2}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP_2}" peer_port "${PEER_PORT_2}" dev s0 || {
 		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} dev *|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2}|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2} *" ip fou show; then
 			say 'a FOU listener on port 10003 exists already: it is used, and will stay'
 		elif unsupported; then
