@@ -57,6 +57,9 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 func (s *server) bind(i int, peer netip.AddrPort) error {
 	b := &s.bound[i]
 	t := b.tunnel
+	if b.peer == peer && t.Auth.Lifetime == 0 {
+		return nil // a keepalive
+	}
 	at, err := local(t, s.in.vars)
 	if err != nil {
 		return err
@@ -65,8 +68,6 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 	maps.Copy(vars, t.PeerVars(peer))
 	plan, code := t.Bind(), ExitBind
 	switch {
-	case b.peer == peer && t.Auth.Lifetime == 0:
-		return nil
 	case b.peer == peer:
 		plan, code = t.Readmit(), ExitRebind
 	case b.peer.IsValid():

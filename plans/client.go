@@ -1,5 +1,7 @@
 package plans
 
+import "strings"
+
 // connect are a client's steps.
 func (t Tunnel) connect() []Step {
 	return append([]Step{
@@ -16,18 +18,14 @@ func (t Tunnel) connect() []Step {
 // refuses all but the server (a connected socket, fou(7) of Linux 5.2), and
 // where that is not known, the plain form.
 func (t Tunnel) listenTo() Step {
-	where := []string{"port", t.port(), "local", t.localIP(), "peer", t.peerIP(), "peer_port", t.peerPort()}
-	if t.FOUDev != "" {
-		where = append(where, "dev", t.FOUDev)
-	}
-	add := append([]string{"ip", "fou", "add", "port", t.port(), "ipproto", "4"}, where[2:]...)
+	peer := []string{"peer", t.peerIP(), "peer_port", t.peerPort()}
 	return Step{
 		Comment: "what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders",
-		Do:      cmd(add...),
-		Undo:    cmd(append([]string{"ip", "fou", "del"}, where...)...),
+		Do:      t.onOuter(append([]string{"ip", "fou", "add", "port", t.port(), "ipproto", "4", "local", t.localIP()}, peer...)...),
+		Undo:    t.onOuter(append([]string{"ip", "fou", "del", "port", t.port(), "local", t.localIP()}, peer...)...),
 		Key:     t.key("listener"),
 		Else: []Else{
-			t.listening(t.localIP(), "peer "+t.peerIP()+" peer_port "+t.peerPort()),
+			t.listening(t.localIP(), strings.Join(peer, " ")),
 			t.plainListener("listener", "this kernel or iproute2 can't bind a FOU listener to one peer: the listener is open to all senders"),
 		},
 	}

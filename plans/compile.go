@@ -116,18 +116,20 @@ func (t Tunnel) key(what string) string { return what + "_" + strconv.Itoa(t.Num
 
 func (t Tunnel) port() string { return strconv.Itoa(int(t.FOUPort)) }
 
+// onOuter is a command that ends with the outer interface, if one was given.
+func (t Tunnel) onOuter(words ...string) Command {
+	if t.FOUDev != "" {
+		words = append(words, "dev", t.FOUDev)
+	}
+	return cmd(words...)
+}
+
 // listen is the FOU listener at a local address.
 func (t Tunnel) listen(local, key string) Step {
-	where := []string{"port", t.port(), "ipproto", "4", "local", local}
-	undo := []string{"port", t.port(), "local", local}
-	if t.FOUDev != "" {
-		where = append(where, "dev", t.FOUDev)
-		undo = append(undo, "dev", t.FOUDev)
-	}
 	return Step{
 		Comment: "what comes to the FOU port is taken out of its UDP",
-		Do:      cmd(append([]string{"ip", "fou", "add"}, where...)...),
-		Undo:    cmd(append([]string{"ip", "fou", "del"}, undo...)...),
+		Do:      t.onOuter("ip", "fou", "add", "port", t.port(), "ipproto", "4", "local", local),
+		Undo:    t.onOuter("ip", "fou", "del", "port", t.port(), "local", local),
 		Key:     t.key(key),
 		Else: []Else{
 			t.listening(local, ""),
@@ -173,21 +175,13 @@ func (t Tunnel) plainListener(key, say string) Else {
 func (t Tunnel) linkAdd(local string) Command {
 	words := []string{"ip", "link", "add", "name", t.Dev, "type", "ipip"}
 	words = append(words, t.ends(local, t.peerIP(), t.peerPort())...)
-	words = append(words, "mode", "ipip")
-	if t.FOUDev != "" {
-		words = append(words, "dev", t.FOUDev)
-	}
-	return cmd(words...)
+	return t.onOuter(append(words, "mode", "ipip")...)
 }
 
-// linkSet moves the tunnel's ends. What it doesn't name keeps its value.
+// linkSet moves the tunnel's ends. What it doesn't name keeps its value; the
+// outer interface is named again, for one that was made anew has another index.
 func (t Tunnel) linkSet(local, peerIP, peerPort string) Command {
-	words := append([]string{"ip", "link", "set", "dev", t.Dev, "type", "ipip"}, t.ends(local, peerIP, peerPort)...)
-	if t.FOUDev != "" {
-		// Named again: an outer interface that was made anew has another index.
-		words = append(words, "dev", t.FOUDev)
-	}
-	return cmd(words...)
+	return t.onOuter(append([]string{"ip", "link", "set", "dev", t.Dev, "type", "ipip"}, t.ends(local, peerIP, peerPort)...)...)
 }
 
 func (t Tunnel) ends(local, peerIP, peerPort string) []string {

@@ -18,15 +18,20 @@ func (c Command) IsZero() bool { return len(c.Argv) == 0 }
 // String is the command as it is echoed: words quoted for a shell where they
 // need it, a ruleset behind it.
 func (c Command) String() string {
-	words := make([]string, len(c.Argv))
-	for i, w := range c.Argv {
-		words[i] = Quote(w)
-	}
-	s := strings.Join(words, " ")
+	s := c.line()
 	if c.Stdin != "" {
 		s += " <<EOF\n" + strings.TrimSuffix(c.Stdin, "\n") + "\nEOF"
 	}
 	return s
+}
+
+// line is the command's words for a shell.
+func (c Command) line() string {
+	words := make([]string, len(c.Argv))
+	for i, w := range c.Argv {
+		words[i] = Quote(w)
+	}
+	return strings.Join(words, " ")
 }
 
 // Expand replaces each ${NAME} by its value. An unknown name is an error, so
@@ -107,6 +112,8 @@ const (
 	Exists Failure = "exists"
 	// Unsupported: the kernel or iproute2 doesn't know the form of the command.
 	Unsupported Failure = "unsupported"
+	// Gone: there is no such object, so there is nothing to undo.
+	Gone Failure = "gone"
 )
 
 // Phrases are the words by which a command's stderr tells the failure
@@ -117,6 +124,8 @@ func (f Failure) Phrases() []string {
 		return []string{"File exists", "Address already in use", "already assigned", "Operation already in progress"}
 	case Unsupported:
 		return []string{"unknown command", "Invalid argument"}
+	case Gone:
+		return []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process"}
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ func (s *script) facts(c Config) {
 			s.line("\t: \"${%s:=%s}\"", v.Name, v.Value)
 			continue
 		}
-		query := fmt.Sprintf("$(word %d %s)", v.Word, shellCommand(v.Query))
+		query := fmt.Sprintf("$(word %d %s)", v.Word, v.Query.line())
 		if v.Name == "" {
 			s.line("\t[ -n \"%s\" ] || die 2 %s", query, Quote(v.Missing))
 			continue
@@ -106,17 +106,17 @@ func (s *script) steps(name string, steps []Step) {
 			continue
 		}
 		if st.Absent != "" {
-			s.line("\tabsent %s %s || fail %d", Quote(st.Absent), shellCommand(st.Do), ExitCode(st.Do.Argv))
+			s.line("\tabsent %s %s || fail %d", Quote(st.Absent), st.Do.line(), ExitCode(st.Do.Argv))
 			continue
 		}
 		if st.Key != "" {
 			s.body.WriteString("\tpending " + undo + " ||\n\t")
 		}
 		if !st.If.IsZero() {
-			s.body.WriteString("\t! quiet " + shellCommand(st.If) + " ||\n\t")
+			s.body.WriteString("\t! quiet " + st.If.line() + " ||\n\t")
 		}
 		if !st.Unless.IsZero() {
-			s.body.WriteString("\tquiet " + shellCommand(st.Unless) + " ||\n\t")
+			s.body.WriteString("\tquiet " + st.Unless.line() + " ||\n\t")
 		}
 		if len(st.Else) == 0 {
 			s.attempt(entry, st.Do, " || "+orFail(st, ":"))
@@ -127,7 +127,7 @@ func (s *script) steps(name string, steps []Step) {
 		for j, e := range st.Else {
 			test := string(e.When)
 			if !e.Confirm.IsZero() {
-				test += fmt.Sprintf(" && prints %s %s", Quote(strings.Join(e.Lines, "|")), shellCommand(e.Confirm))
+				test += fmt.Sprintf(" && prints %s %s", Quote(strings.Join(e.Lines, "|")), e.Confirm.line())
 			}
 			s.line("\t\t%s %s; then", word, test)
 			word = "elif"
@@ -200,10 +200,10 @@ func (s *script) attempt(entry string, c Command, after string) {
 
 func (s *script) command(before string, c Command, after string) {
 	if c.Stdin == "" {
-		s.line("%s %s%s", before, shellCommand(c), after)
+		s.line("%s %s%s", before, c.line(), after)
 		return
 	}
-	s.line("%s %s <<EOF%s", before, shellCommand(c), after)
+	s.line("%s %s <<EOF%s", before, c.line(), after)
 	s.body.WriteString(escapeExpanded(c.Stdin, "") + "EOF\n")
 }
 
@@ -298,11 +298,3 @@ func (c Config) table() string {
 
 // fn is the tunnel in the name of a shell function.
 func fn(t Tunnel) string { return fmt.Sprint(t.Number) }
-
-func shellCommand(c Command) string {
-	words := make([]string, len(c.Argv))
-	for i, w := range c.Argv {
-		words[i] = Quote(w)
-	}
-	return strings.Join(words, " ")
-}

@@ -197,9 +197,6 @@ func (r *Runner) Recover() error {
 	return r.undo(r.Journal.Since(0), true)
 }
 
-// gone are the words for an object that isn't there (strerror(3), iproute2).
-var gone = []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process"}
-
 func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	failed := 0
 	for i := len(entries) - 1; i >= 0; i-- {
@@ -230,14 +227,5 @@ func isGone(undo plans.Command, stderr string) bool {
 	if strings.HasPrefix(strings.Join(undo.Argv, " "), "ip fou del ") && strings.Contains(stderr, "Invalid argument") {
 		return true
 	}
-	return says(stderr, gone)
-}
-
-func says(stderr string, phrases []string) bool {
-	for _, p := range phrases {
-		if strings.Contains(stderr, p) {
-			return true
-		}
-	}
-	return false
+	return plans.Gone.Matches(stderr)
 }
