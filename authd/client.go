@@ -23,6 +23,7 @@ type ClientConfig struct {
 	Device string         // outer interface, "": as routed
 	Auth   Auth           // RemoteIP and RemotePort are not used: replies are from Remote
 	TTL    uint8          // of what is sent, in hops; 0: the system's
+	Inner  Inner          // what the tunnel's data is
 
 	Keepalive   time.Duration // between authentications; 0: never
 	ExpectReply bool          // the operator said that the server replies
@@ -119,8 +120,9 @@ func (c *Client) filter(local, remote netip.AddrPort) FilterSpec {
 		Dst:   []netip.Addr{local.Addr()},
 		Ports: []uint16{local.Port()},
 		Src:   remote,
+		Inner: []Inner{c.cfg.Inner},
 	}
-	if looksInner(Reverse(c.cfg.Auth.Token)) {
+	if c.cfg.Inner.looks(Reverse(c.cfg.Auth.Token)) {
 		f.InnerLens = []int{len(c.cfg.Auth.Token)}
 	}
 	return f

@@ -393,16 +393,21 @@ func TestClientVerifyReversed(t *testing.T) {
 	}
 }
 
-// A token that looks like an inner datagram when reversed has its reply passed.
+// A token that looks like data when reversed has its reply passed.
 func TestClientFilterToken(t *testing.T) {
-	token := Reverse(data(24))
-	l := newClientLab(t, ClientConfig{Auth: Auth{Token: token}})
-	s := l.c.filter(clientAddr, serverAddr)
-	if !passes(t, s, BuildUDP(serverAddr, clientAddr, 64, data(24))) {
-		t.Error("the reply does not pass")
-	}
-	if passes(t, s, BuildUDP(serverAddr, clientAddr, 64, data(25))) {
-		t.Error("data passes")
+	gre := func(n int) []byte { return greData(0x20000800, n) }
+	for _, tt := range []struct {
+		inner Inner
+		data  func(n int) []byte
+	}{{InnerIPv4, data}, {InnerGRE, gre}} {
+		l := newClientLab(t, ClientConfig{Auth: Auth{Token: Reverse(tt.data(28))}, Inner: tt.inner})
+		s := l.c.filter(clientAddr, serverAddr)
+		if !passes(t, s, BuildUDP(serverAddr, clientAddr, 64, tt.data(28))) {
+			t.Errorf("%d: the reply does not pass", tt.inner)
+		}
+		if passes(t, s, BuildUDP(serverAddr, clientAddr, 64, tt.data(29))) {
+			t.Errorf("%d: data passes", tt.inner)
+		}
 	}
 }
 

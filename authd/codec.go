@@ -104,7 +104,8 @@ func Reply(a Auth, received []byte, now time.Time, rand io.Reader) ([]byte, erro
 
 // signFresh signs with a random salt. One signature in a million looks like the
 // head of an inner datagram, forwards or reversed, and a [Filter] would take it
-// for data, so such a salt is drawn again.
+// for data, so such a salt is drawn again. GRE's head is less likely, but as
+// easily avoided.
 func signFresh(a Auth, now time.Time, rand io.Reader) ([]byte, error) {
 	if len(a.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("signing: not an ed25519 private key")
@@ -116,7 +117,7 @@ func signFresh(a Auth, now time.Time, rand io.Reader) ([]byte, error) {
 			return nil, fmt.Errorf("drawing a salt: %w", err)
 		}
 		p = Sign(a.Key, a.Secret, now, salt)
-		if !looksInner(p) && !looksInner(Reverse(p)) {
+		if !looksLike(p, InnerIPv4, InnerGRE) && !looksLike(Reverse(p), InnerIPv4, InnerGRE) {
 			break
 		}
 	}
@@ -128,10 +129,4 @@ func Reverse(b []byte) []byte {
 	r := append(make([]byte, 0, len(b)), b...)
 	slices.Reverse(r)
 	return r
-}
-
-// looksInner reports whether a UDP payload is by its looks an IPv4 datagram and
-// nothing else, so tunnel data: the test that [Filter] does in the kernel.
-func looksInner(p []byte) bool {
-	return len(p) >= 20 && p[0]>>4 == 4 && int(binary.BigEndian.Uint16(p[2:])) == len(p)
 }

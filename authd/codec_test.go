@@ -148,22 +148,31 @@ func TestPayloadFails(t *testing.T) {
 	}
 }
 
-// A payload that looks like an inner datagram, forwards or reversed, would not
-// get through the filter, so its salt is drawn again. Reversed, the salt is the
-// first four bytes: the version in its last, the length in the others.
+// A payload that looks like data, forwards or reversed, would not get through the
+// filter, so its salt is drawn again. Reversed, the salt is the first four bytes
+// and the time the next five: of an IPv4 header the version in the salt's last,
+// the length in its others; GRE's header in the salt, the length in the time.
 func TestPayloadAvoidsInner(t *testing.T) {
 	key := vectors(t)["client"].key()
-	bad := [4]byte{SignedLen, 0, 0, 0x45}
-	if p := Reverse(Sign(key, nil, time.Unix(1, 0), bad)); !looksInner(p) {
-		t.Fatalf("%x does not look like an inner datagram", p)
-	}
-	good := [4]byte{1, 2, 3, 4}
-	p, err := Payload(Auth{Key: key}, time.Unix(1, 0), bytes.NewReader(append(bad[:], good[:]...)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st, _ := ParseStamp(p); st.Salt != good {
-		t.Errorf("salt %x, want %x", st.Salt, good)
+	for _, tt := range []struct {
+		inner Inner
+		at    time.Time
+		bad   [4]byte
+	}{
+		{InnerIPv4, time.Unix(1, 0), [4]byte{SignedLen, 0, 0, 0x45}},
+		{InnerGRE, time.Unix((SignedLen-4)<<24, 0), [4]byte{0, 8, 0, 0}},
+	} {
+		if p := Reverse(Sign(key, nil, tt.at, tt.bad)); !tt.inner.looks(p) {
+			t.Fatalf("%x does not look like data", p)
+		}
+		good := [4]byte{1, 2, 3, 4}
+		p, err := Payload(Auth{Key: key}, tt.at, bytes.NewReader(append(tt.bad[:], good[:]...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, _ := ParseStamp(p); st.Salt != good {
+			t.Errorf("salt %x, want %x", st.Salt, good)
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package authd decides who the peer of an ipip-over-FOU tunnel is. It speaks
-// the UDP handshake of ipipou, wire protocol version 1, on raw sockets and
-// hands over an address and port; it never configures anything and never
+// Package authd decides who the peer of an ipip- or GRE-over-FOU tunnel is. It
+// speaks the UDP handshake of ipipou, wire protocol version 1, on raw sockets
+// and hands over an address and port; it never configures anything and never
 // builds a command line.
 //
 // # Wire protocol, version 1

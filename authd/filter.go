@@ -18,12 +18,13 @@ const (
 	// snapLen is what an accepted packet is cut to: all of it.
 	snapLen = 0xffff
 
-	// looksBase plus the UDP length is what the inner header's first word,
-	// masked by looksMask (version and total length), is in a data packet.
+	// looksBase plus the UDP length is what the first word of an inner IPv4
+	// header, masked by looksMask (version and total length), is in a data
+	// packet. Other kinds of data are brought to the same form.
 	looksBase = 4<<28 - udpHeaderLen
 	looksMask = 0xf000ffff
 
-	// minInnerUDP is the UDP length that an IPv4 header just fits in.
+	// minInnerUDP is the least UDP length of data.
 	minInnerUDP = udpHeaderLen + ipHeaderLen
 )
 
@@ -32,16 +33,17 @@ type FilterSpec struct {
 	Dst   []netip.Addr   // destination addresses, IPv4; none or more than 8: any
 	Ports []uint16       // destination ports; beyond 32 ranges: all from the lowest to the highest
 	Src   netip.AddrPort // valid: only from here
+	Inner []Inner        // what is data, on all Ports; none: InnerIPv4
 
-	// InnerLens are payload lengths in bytes at which what looks like an
-	// inner datagram passes nevertheless: those of tokens that look so.
+	// InnerLens are payload lengths in bytes at which what looks like data
+	// passes nevertheless: those of tokens that look so.
 	// Beyond 32: all from the shortest to the longest.
 	InnerLens []int
 
-	// AnyPayload lets what looks like an inner datagram pass, if it comes
-	// from RemoteIP (if valid) and RemotePort (if not 0) and not from Peer
-	// (if valid): on an address-only tunnel data authenticates its sender,
-	// until that one is the bound peer.
+	// AnyPayload lets what looks like data pass, if it comes from RemoteIP
+	// (if valid) and RemotePort (if not 0) and not from Peer (if valid): on
+	// an address-only tunnel data authenticates its sender, until that one
+	// is the bound peer.
 	AnyPayload bool
 	Peer       netip.AddrPort
 	RemoteIP   netip.Addr
@@ -51,9 +53,8 @@ type FilterSpec struct {
 // Filter compiles s to classic BPF for a packet socket of type SOCK_DGRAM, where
 // offset 0 is the IPv4 header (packet(7), net/packet/af_packet.c). It passes
 // unfragmented IPv4 UDP packets to s.Dst and s.Ports with at most 1472 bytes of
-// payload, but for tunnel data: a payload of 20 bytes or more that begins with
-// the nibble 4 and whose bytes 2 and 3 hold its length. Payloads of a wrong
-// length pass, so that they are logged.
+// payload, but for tunnel data as s.Inner tells it. Payloads of a wrong length
+// pass, so that they are logged.
 //
 // It runs for every IPv4 packet that the host receives, so the order is that of
 // what is frequent: not UDP, not our port, data, and then all the rest. Loads
@@ -80,7 +81,7 @@ func Filter(s FilterSpec) []bpf.Instruction {
 	a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAdd, Val: looksBase})
 	a.add(bpf.StoreScratch{Src: bpf.RegA, N: 0})
 	a.add(bpf.LoadIndirect{Off: udpHeaderLen, Size: 4})
-	a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: looksMask})
+	a.kinds(s.Inner)
 	a.add(bpf.LoadScratch{Dst: bpf.RegX, N: 0})
 	a.jumpX(bpf.JumpNotEqual, "rest")
 	a.inner(s)
@@ -110,6 +111,35 @@ func Filter(s FilterSpec) []bpf.Instruction {
 	a.label("drop")
 	a.add(bpf.RetConstant{Val: 0})
 	return a.link()
+}
+
+// kinds takes the payload's first word in A to what looksBase describes, if that
+// may be data of one of kinds, else it goes to "rest".
+func (a *asm) kinds(kinds []Inner) {
+	masked := bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: looksMask}
+	if !slices.Contains(kinds, InnerGRE) {
+		a.add(masked)
+		return
+	}
+	label := func(word uint32) string { return fmt.Sprintf("GRE %08x", word) }
+	for _, f := range greForms {
+		a.jump(bpf.JumpEqual, f.word, label(f.word))
+	}
+	if slices.Contains(kinds, InnerIPv4) {
+		a.add(masked)
+		a.jumpAlways("compare")
+	} else {
+		a.jumpAlways("rest")
+	}
+	for i, f := range greForms {
+		if i > 0 {
+			a.jumpAlways("compare")
+		}
+		a.label(label(f.word))
+		a.add(bpf.LoadIndirect{Off: uint32(udpHeaderLen + f.lenAt), Size: 2})
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAdd, Val: 4<<28 + uint32(f.rest)})
+	}
+	a.label("compare")
 }
 
 // inner decides what becomes of a packet that looks like data. A holds the

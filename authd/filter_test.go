@@ -3,9 +3,12 @@ package authd
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -37,6 +40,9 @@ func passes(t testing.TB, s FilterSpec, pkt []byte) bool {
 // passesOracle says in plain Go what Filter is to do.
 func passesOracle(s FilterSpec, pkt []byte) bool {
 	if len(pkt) < ipHeaderLen || pkt[0]>>4 != 4 || pkt[9] != 17 {
+		return false
+	}
+	if !s.AnyPayload && len(pkt) > 60+8+1472 {
 		return false
 	}
 	hl := int(pkt[0]&0xf) * 4
@@ -76,7 +82,11 @@ func passesOracle(s FilterSpec, pkt []byte) bool {
 	if len(pkt) < hl+12 {
 		return false
 	}
-	if pkt[hl+8]>>4 != 4 || int(binary.BigEndian.Uint16(pkt[hl+10:])) != n {
+	short, isData := oracleData(s, pkt[hl+8:], n)
+	if short {
+		return false
+	}
+	if !isData {
 		return true
 	}
 	if s.AnyPayload {
@@ -90,6 +100,35 @@ func passesOracle(s FilterSpec, pkt []byte) bool {
 	return slices.Contains(s.InnerLens, n)
 }
 
+// oracleData says whether a payload of n bytes, of which b is there, is data, and
+// whether b is too short to tell.
+func oracleData(s FilterSpec, b []byte, n int) (short, isData bool) {
+	at := func(i int) int { // the 16 bits at i
+		if len(b) < i+2 {
+			short = true
+			return 0
+		}
+		return int(b[i])<<8 | int(b[i+1])
+	}
+	if len(s.Inner) == 0 || slices.Contains(s.Inner, InnerIPv4) {
+		isData = b[0]>>4 == 4 && at(2) == n
+	}
+	if !slices.Contains(s.Inner, InnerGRE) {
+		return short, isData
+	}
+	switch binary.BigEndian.Uint32(b) {
+	case 0x00000800:
+		isData = 4+at(6) == n
+	case 0x20000800:
+		isData = 8+at(10) == n
+	case 0x000086dd:
+		isData = 4+40+at(8) == n
+	case 0x200086dd:
+		isData = 8+40+at(12) == n
+	}
+	return short, isData
+}
+
 func TestFilter(t *testing.T) {
 	var (
 		other  = netip.MustParseAddrPort("203.0.113.9:9")
@@ -100,7 +139,16 @@ func TestFilter(t *testing.T) {
 		bound  = plain
 		strict = plain
 		fixed  = plain
+		gre    = plain
+		both   = plain
 	)
+	gre.Inner = []Inner{InnerGRE}
+	both.Inner = []Inner{InnerIPv4, InnerGRE}
+	greToken, bothToken, greOpen, greBound := gre, both, gre, gre
+	greToken.InnerLens = []int{40}
+	bothToken.InnerLens = []int{40}
+	greOpen.AnyPayload = true
+	greBound.AnyPayload, greBound.Peer = true, clientAddr
 	token.InnerLens = []int{40, 24}
 	open.AnyPayload = true
 	bound.AnyPayload, bound.Peer = true, clientAddr
@@ -136,6 +184,7 @@ func TestFilter(t *testing.T) {
 		{"too long", plain, to(make([]byte, 1473)), false},
 		{"padded", plain, append(to(nil), make([]byte, 18)...), true},
 		{"padded like data", plain, append(to(nil), data(20)...), true},
+		{"padded beyond any authentication", plain, append(to(nil), make([]byte, 1513)...), false},
 		{"options", plain, withOptions(signed, 4), true},
 		{"all options", plain, withOptions(signed, 40), true},
 		{"don't fragment", plain, edit(signed, 6, 0x40), true},
@@ -181,6 +230,29 @@ func TestFilter(t *testing.T) {
 		{"fixed: data of another", fixed, from(otherPort, data(84)), false},
 		{"fixed: options", fixed, withOptions(to(data(84)), 16), true},
 
+		{"GRE: IPv4 is not its data", gre, to(data(84)), true},
+		{"GRE: empty", gre, to(nil), true},
+		{"GRE: signed", gre, signed, true},
+		{"GRE: wrong length", gre, to(greData(0x20000800, 84)[:83]), true},
+		{"GRE: sequence number", gre, to(edit(greData(0x20000800, 84), 0, 0x30)), true},
+		{"GRE: 19 bytes", gre, to(greData(0x00000800, 19)), true},
+		{"GRE: 20 bytes", gre, to(greData(0x00000800, 20)), false},
+		{"GRE: inner length not there", gre, to(greData(0x200086dd, 84))[:41], false},
+		{"GRE: on an IPv4 tunnel", plain, to(greData(0x20000800, 84)), true},
+		{"both: IPv4", both, to(data(84)), false},
+		{"both: signed", both, signed, true},
+		{"both: IPv4 of a wrong length", both, to(edit(data(84), 2, 0, 83)), true},
+		{"GRE: token of that length", greToken, to(greData(0x20000800, 40)), true},
+		{"GRE: token of another length", greToken, to(greData(0x20000800, 41)), false},
+		{"both: token like IPv4", bothToken, to(data(40)), true},
+		{"both: token like GRE", bothToken, to(greData(0x00000800, 40)), true},
+		{"both: token of another length", bothToken, to(greData(0x00000800, 41)), false},
+		{"GRE, open: data", greOpen, to(greData(0x200086dd, 84)), true},
+		{"GRE, open: empty", greOpen, to(nil), true},
+		{"GRE, bound: the peer's data", greBound, to(greData(0x200086dd, 84)), false},
+		{"GRE, bound: the peer again", greBound, to(nil), true},
+		{"GRE, bound: data of another", greBound, from(other, greData(0x20000800, 84)), true},
+
 		{"client: reply", client, reply(make([]byte, 73)), true},
 		{"client: reply, options", client, withOptions(reply(nil), 20), true},
 		{"client: data", client, reply(data(84)), false},
@@ -199,6 +271,53 @@ func TestFilter(t *testing.T) {
 				t.Errorf("the oracle says %v", got)
 			}
 		})
+	}
+}
+
+func TestFilterGRE(t *testing.T) {
+	for name, kinds := range map[string][]Inner{
+		"GRE":  {InnerGRE},
+		"both": {InnerGRE, InnerIPv4},
+	} {
+		s := FilterSpec{Ports: []uint16{serverAddr.Port()}, Inner: kinds}
+		for _, h := range greWire {
+			pkt := BuildUDP(clientAddr, serverAddr, 64, unhex(t, h))
+			if passes(t, s, pkt) || passes(t, s, withOptions(pkt, 8)) {
+				t.Errorf("%s: %s passes", name, h)
+			}
+		}
+		for _, word := range greKinds {
+			for n := 48; n <= maxPayload; n++ {
+				good := greData(word, n)
+				if passes(t, s, BuildUDP(clientAddr, serverAddr, 64, good)) {
+					t.Errorf("%s: %08x of %d bytes passes", name, word, n)
+				}
+				if !passes(t, s, BuildUDP(clientAddr, serverAddr, 64, good[:n-1])) {
+					t.Errorf("%s: %08x of %d bytes, cut, does not pass", name, word, n)
+				}
+			}
+		}
+	}
+}
+
+// On a server without GRE the filter is what it was before there was GRE.
+func TestFilterIPv4Unchanged(t *testing.T) {
+	want, err := os.ReadFile("testdata/filter-ipv4.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kinds := range [][]Inner{nil, {InnerIPv4}} {
+		var got strings.Builder
+		for i, s := range ipv4Specs() {
+			s.Inner = kinds
+			fmt.Fprintf(&got, "# %d\n", i)
+			for _, in := range Filter(s) {
+				fmt.Fprintln(&got, in)
+			}
+		}
+		if diff := cmp.Diff(string(want), got.String()); diff != "" {
+			t.Errorf("%v: %s", kinds, diff)
+		}
 	}
 }
 
@@ -261,7 +380,7 @@ func TestMergePorts(t *testing.T) {
 // The largest filter must have jumps that its instructions can hold, and fit
 // what the kernel takes (BPF_MAXINSNS).
 func TestFilterLargest(t *testing.T) {
-	s := FilterSpec{Src: clientAddr}
+	s := FilterSpec{Src: clientAddr, Inner: []Inner{InnerIPv4, InnerGRE}}
 	for i := range byte(maxDst) {
 		s.Dst = append(s.Dst, netip.AddrFrom4([4]byte{10, 0, 0, i}))
 	}
@@ -285,19 +404,28 @@ func TestFilterLargest(t *testing.T) {
 // Most of a host's packets are tunnel data or TCP. Their way through the filter
 // is counted, so that a change that lengthens it is noticed.
 func TestFilterCost(t *testing.T) {
-	ins := Filter(FilterSpec{Dst: []netip.Addr{serverAddr.Addr()}, Ports: []uint16{serverAddr.Port()}})
+	spec := FilterSpec{Dst: []netip.Addr{serverAddr.Addr()}, Ports: []uint16{serverAddr.Port()}}
+	gre, both := []Inner{InnerGRE}, []Inner{InnerIPv4, InnerGRE}
+	to := func(payload []byte) []byte { return BuildUDP(clientAddr, serverAddr, 64, payload) }
 	for _, tt := range []struct {
-		name string
-		pkt  []byte
-		want int
+		name  string
+		inner []Inner
+		pkt   []byte
+		want  int
 	}{
-		{"TCP", edit(BuildUDP(clientAddr, serverAddr, 64, nil), 9, 6), 5},
-		{"other UDP", BuildUDP(serverAddr, clientAddr, 64, data(84)), 8},
-		{"data", BuildUDP(clientAddr, serverAddr, 64, data(84)), 17},
-		{"data put together", BuildUDP(clientAddr, serverAddr, 64, data(15000)), 3},
+		{"TCP", nil, edit(to(nil), 9, 6), 5},
+		{"other UDP", nil, BuildUDP(serverAddr, clientAddr, 64, data(84)), 8},
+		{"data", nil, to(data(84)), 17},
+		{"data put together", nil, to(data(15000)), 3},
+		{"GRE, key, IPv4", gre, to(greData(0x20000800, 84)), 20},
+		{"GRE, no key, IPv6", gre, to(greData(0x000086dd, 84)), 22},
+		{"GRE put together", gre, to(greData(0x20000800, 15000)), 3},
+		{"both: IPv4", both, to(data(84)), 22},
+		{"both: GRE, key, IPv4", both, to(greData(0x20000800, 84)), 20},
 	} {
+		spec.Inner = tt.inner
 		// The fewest instructions that a VM given just those returns from.
-		if got := steps(ins, tt.pkt); got != tt.want {
+		if got := steps(Filter(spec), tt.pkt); got != tt.want {
 			t.Errorf("%s: %d instructions, want %d", tt.name, got, tt.want)
 		}
 	}
@@ -324,6 +452,17 @@ func steps(ins []bpf.Instruction, pkt []byte) int {
 
 // fuzzSpecs are what the oracle is compared for.
 func fuzzSpecs() []FilterSpec {
+	specs := ipv4Specs()
+	for _, s := range specs {
+		s.Inner = []Inner{InnerGRE}
+		specs = append(specs, s)
+		s.Inner = []Inner{InnerGRE, InnerIPv4}
+		specs = append(specs, s)
+	}
+	return specs
+}
+
+func ipv4Specs() []FilterSpec {
 	base := FilterSpec{Dst: []netip.Addr{serverAddr.Addr()}, Ports: []uint16{10000, 10001, 10005}}
 	client, token, open, bound, many := base, base, base, base, base
 	client.Src = clientAddr
@@ -335,7 +474,11 @@ func fuzzSpecs() []FilterSpec {
 }
 
 func FuzzFilter(f *testing.F) {
-	for _, p := range [][]byte{nil, data(20), data(84), make([]byte, 73), data(1473)} {
+	payloads := [][]byte{nil, data(20), data(84), make([]byte, 73), data(1473)}
+	for _, word := range greKinds {
+		payloads = append(payloads, greData(word, 84))
+	}
+	for _, p := range payloads {
 		pkt := BuildUDP(clientAddr, serverAddr, 64, p)
 		for i := range fuzzSpecs() {
 			f.Add(byte(i), pkt)
@@ -368,10 +511,13 @@ func TestFilterOracle(t *testing.T) {
 	}
 	pick := func(as ...netip.AddrPort) netip.AddrPort { return as[rnd.IntN(len(as))] }
 	passed := 0
-	const all = 20000
+	const all = 60000
 	for range all {
 		dst := netip.AddrPortFrom(serverAddr.Addr(), 9999+uint16(rnd.IntN(8)))
 		payload := data(20 + rnd.IntN(80))
+		if rnd.IntN(2) == 0 {
+			payload = greData(greKinds[rnd.IntN(4)], 20+rnd.IntN(80))
+		}
 		if rnd.IntN(4) == 0 {
 			payload = payload[:rnd.IntN(len(payload))]
 		}

@@ -23,6 +23,7 @@ type ServerTunnel struct {
 	Local  netip.AddrPort // FOU endpoint, IPv4; unique in a server
 	Device string         // outer interface, "": any
 	Auth   Auth
+	Inner  Inner // what its data is
 	Reply  bool  // answer a valid authentication
 	TTL    uint8 // of replies, in hops; 0: the system's
 }
@@ -224,8 +225,14 @@ func (s *Server) sharedFilter(tunnels []int) FilterSpec {
 			f.Dst = append(f.Dst, t.Local.Addr())
 		}
 		f.Ports = append(f.Ports, t.Local.Port())
-		if looksInner(t.Auth.Token) {
-			f.InnerLens = append(f.InnerLens, len(t.Auth.Token))
+		if !slices.Contains(f.Inner, t.Inner) {
+			f.Inner = append(f.Inner, t.Inner)
+		}
+	}
+	// The filter looks for every kind of data on every port.
+	for _, i := range tunnels {
+		if token := s.tunnels[i].Auth.Token; looksLike(token, f.Inner...) {
+			f.InnerLens = append(f.InnerLens, len(token))
 		}
 	}
 	return f
@@ -235,6 +242,7 @@ func openFilter(t ServerTunnel, peer netip.AddrPort) FilterSpec {
 	return FilterSpec{
 		Dst:        []netip.Addr{t.Local.Addr()},
 		Ports:      []uint16{t.Local.Port()},
+		Inner:      []Inner{t.Inner},
 		AnyPayload: true,
 		Peer:       peer,
 		RemoteIP:   t.Auth.RemoteIP,
@@ -346,13 +354,13 @@ func (s *Server) connOf(i int) packetReceiver {
 // isData reports whether d is tunnel data: what the filter lets pass for the
 // sake of another tunnel, or passed before it knew the peer.
 func (s *Server) isData(i int, d Datagram) bool {
-	if !looksInner(d.Payload) {
+	t := s.tunnels[i]
+	if !t.Inner.looks(d.Payload) {
 		return false
 	}
 	o, ok := s.open[i]
 	if !ok {
-		token := s.tunnels[i].Auth.Token
-		return !looksInner(token) || len(token) != len(d.Payload)
+		return !t.Inner.looks(t.Auth.Token) || len(t.Auth.Token) != len(d.Payload)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -388,7 +396,7 @@ func (s *Server) accept(a accepted) {
 		s.warn(t.Name, a.peer, "filter", fmt.Sprintf("bound, but its data still comes here: %v", err))
 	}
 	// Nobody waits for an answer to data.
-	if t.Reply && !looksInner(a.payload) {
+	if t.Reply && !t.Inner.looks(a.payload) {
 		s.reply(t, a)
 	}
 }

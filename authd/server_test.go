@@ -270,6 +270,87 @@ func TestServerTokenLikeData(t *testing.T) {
 	})
 }
 
+// With both kinds of tunnels on one socket each has its own data, and a token that
+// looks like the other's data gets through.
+func TestServerGRE(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		likeIPv4, likeGRE := edit(data(24), 8, 1, 2, 3), edit(greData(0x20000800, 40), 4, 1, 2, 3)
+		l := newServerLab(t, ServerConfig{Tunnels: []ServerTunnel{
+			{Name: "ipipou0", Local: at(10000), Auth: Auth{Token: bytes.Repeat([]byte("hunter2 "), 5)}},
+			{Name: "ipipou1", Local: at(10001), Auth: Auth{Token: likeIPv4}, Inner: InnerGRE},
+			{Name: "ipipou2", Local: at(10002), Auth: Auth{Token: likeGRE}, Inner: InnerGRE},
+		}})
+		for _, port := range []uint16{10000, 10001, 10002} {
+			for _, payload := range [][]byte{data(84), greData(0x20000800, 84), greData(0x000086dd, 84)} {
+				if passes(t, l.s.sharedFilter([]int{0, 1, 2}), BuildUDP(clientAddr, at(port), 64, payload)) {
+					t.Errorf("port %d: %x passes", port, payload[:4])
+				}
+			}
+		}
+		for _, pkt := range [][]byte{
+			BuildUDP(clientAddr, at(10001), 64, likeIPv4),
+			BuildUDP(clientAddr, at(10002), 64, likeGRE),
+			BuildUDP(clientAddr, at(10002), 64, greData(0x20000800, 40)),
+			// Data that is as long as another tunnel's token.
+			BuildUDP(clientAddr, at(10000), 64, data(40)),
+			BuildUDP(clientAddr, at(10001), 64, greData(0x20000800, 40)),
+		} {
+			if !passes(t, l.s.sharedFilter([]int{0, 1, 2}), pkt) {
+				t.Errorf("%x does not pass", pkt)
+			}
+			l.shared.in <- pkt
+		}
+		// A filter that passes too much.
+		l.shared.in <- BuildUDP(clientAddr, at(10001), 64, greData(0x200086dd, 84))
+		l.serve(t)
+		if diff := cmp.Diff([]bound{{1, clientAddr}, {2, clientAddr}}, l.bound, addrs); diff != "" {
+			t.Error(diff)
+		}
+		var refused []string
+		for _, s := range l.log.lines() {
+			if strings.Contains(s, "refused") {
+				refused = append(refused, s)
+			}
+		}
+		want := []string{`level=WARN msg="ipipou2: 198.51.100.7:4242 refused: wrong token"`}
+		if diff := cmp.Diff(want, refused); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// On an address-only tunnel data authenticates, and is not answered.
+func TestServerAddressOnlyGRE(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newServerLab(t, ServerConfig{Tunnels: []ServerTunnel{
+			{Name: "ipipou0", Local: at(10000), Reply: true, Inner: InnerGRE},
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- l.s.Serve(ctx) }()
+		pkt := BuildUDP(clientAddr, at(10000), 64, greData(0x20000800, 84))
+		for range 3 {
+			l.open[0].in <- pkt
+			synctest.Wait()
+		}
+		l.open[0].in <- BuildUDP(clientAddr, at(10000), 64, nil)
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]bound{{0, clientAddr}, {0, clientAddr}}, l.bound, addrs); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]Datagram{{at(10000), clientAddr, nil}}, l.out.out, addrs, cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
+		if passes(t, openFilter(l.s.tunnels[0], clientAddr), pkt) || !passes(t, openFilter(l.s.tunnels[0], netip.AddrPort{}), pkt) {
+			t.Error("the filter does not tell the peer's data from others'")
+		}
+	})
+}
+
 func TestServerDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newServerLab(t, ServerConfig{Tunnels: []ServerTunnel{

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WatchAddrs returns a channel of capacity 1 that yields a value after IPv4
-// addresses or links have changed, one for any number of changes not yet
-// received (rtnetlink(7), groups RTMGRP_IPV4_IFADDR and RTMGRP_LINK). What has
-// changed is for the receiver to look up. The channel is not closed: after ctx
-// has ended it yields no more.
+// WatchAddrs returns a channel of capacity 1 that yields a value after IPv4 or
+// IPv6 addresses or links have changed, one for any number of changes not yet
+// received (rtnetlink(7), groups RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR and
+// RTMGRP_LINK). What has changed is for the receiver to look up; it may be
+// nothing, as each router advertisement renews IPv6 addresses' lifetimes. The
+// channel is not closed: after ctx has ended it yields no more.
 func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
 	c, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, "netlink", nil)
 	if err != nil {
@@ -22,7 +23,7 @@ func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
 	}
 	err = c.Bind(&unix.SockaddrNetlink{
 		Family: unix.AF_NETLINK,
-		Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_LINK,
+		Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK,
 	})
 	if err != nil {
 		c.Close()
