@@ -66,7 +66,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	if line.PrintOnly {
-		if _, err := io.WriteString(stdout, plans.Script(config, header(config, line.WithSecrets))); err != nil {
+		if _, err := io.WriteString(stdout, plans.Script(config, header(config, line.WithSecrets), line.WithSecrets)); err != nil {
 			return fail(stderr, err, plans.ExitGeneral)
 		}
 		return 0
@@ -96,13 +96,17 @@ func header(c plans.Config, secrets bool) []string {
 		"",
 	}
 	for _, t := range c.Tunnels {
-		if t.Mode == plans.Client {
-			lines = append(lines, t.Dev+" has to be authenticated to its server after `up`, by ipipou --reauth-only.")
-		} else {
+		switch t.Role {
+		case plans.Client:
+			lines = append(lines, t.Dev+" authenticates at the end of `up`, with `auth`, and with `keepalive SEC` again and again. A script can't read replies.")
+		case plans.Server:
 			lines = append(lines, "A script can't listen: what authd finds out, `bind` and `rebind` are told by hand ("+t.Dev+").")
 		}
 	}
-	return append(append(lines, ""), plans.Describe(c, secrets)...)
+	if len(lines) > 2 {
+		lines = append(lines, "")
+	}
+	return append(lines, plans.Describe(c, secrets)...)
 }
 
 func fail(stderr io.Writer, err error, code int) int {

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"ipipou": main})
 }
 
-// The scripts run the program with an ip, nft and modprobe that only write
+// The scripts run the program with an ip, nft, modprobe and sysctl that only write
 // down what they were called with, and fail when told to.
 func TestCLI(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -29,7 +29,7 @@ func TestCLI(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for _, name := range []string{"ip", "nft", "modprobe"} {
+			for _, name := range []string{"ip", "nft", "modprobe", "sysctl", "hook"} {
 				if err := os.MkdirAll(env.WorkDir+"/bin", 0o755); err != nil {
 					return err
 				}
@@ -89,12 +89,21 @@ func TestReadme(t *testing.T) {
 				t.Error(err)
 				continue
 			}
-			c, err := plans.Resolve([]string{"office"}, []plans.File{f}, plans.Settings{}, os.ReadFile)
-			if err != nil {
-				t.Errorf("%v in\n%s", err, b[2])
+			nodes := []plans.Settings{{}}
+			if len(f.Nodes) > 0 {
+				nodes = nil
 			}
-			for _, n := range c.Notes {
-				t.Errorf("an example that is warned about: %s", n.Text)
+			for _, n := range f.Nodes {
+				nodes = append(nodes, plans.Settings{"node": {Value: n.Name, Where: "--node"}})
+			}
+			for _, flags := range nodes {
+				c, err := plans.Resolve([]string{"office"}, []plans.File{f}, flags, os.ReadFile)
+				if err != nil {
+					t.Errorf("%v in\n%s", err, b[2])
+				}
+				for _, n := range c.Notes {
+					t.Errorf("an example that is warned about: %s", n.Text)
+				}
 			}
 		case "sh":
 			for line := range strings.Lines(b[2]) {
@@ -112,7 +121,7 @@ func TestReadme(t *testing.T) {
 			}
 		}
 	}
-	if configs != 2 || commands < 4 {
+	if configs != 7 || commands < 6 {
 		t.Errorf("found %d configurations and %d commands: has the README's form changed?", configs, commands)
 	}
 	makefile, err := os.ReadFile("Makefile")

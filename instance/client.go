@@ -3,11 +3,8 @@ package instance
 import (
 	"context"
 	"fmt"
-	"maps"
-	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,23 +13,16 @@ import (
 	"ipipou/plans"
 )
 
-// A client is one client tunnel and the values its plans were run with.
+// A client is one client tunnel and what authenticates it.
 type client struct {
-	in     *Instance
-	tunnel plans.Tunnel
-	auth   *authd.Client
-	again  chan struct{}
-
-	mu    sync.Mutex
-	vars  map[string]string
-	index int  // of the outer interface; another when it was made anew
-	move  bool // the last move failed half-way and is owed
+	*mover
+	auth  *authd.Client
+	again chan struct{}
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.
 func newClient(in *Instance, t plans.Tunnel) (*client, error) {
-	c := &client{in: in, tunnel: t, vars: maps.Clone(in.vars), again: make(chan struct{}, 1)}
-	c.index = c.outer()
+	c := &client{mover: newMover(in, t), again: make(chan struct{}, 1)}
 	conf, err := c.config()
 	if err != nil {
 		return nil, &Error{ExitSockets, err}
@@ -55,15 +45,12 @@ func (c *client) config() (authd.ClientConfig, error) {
 	return authd.ClientConfig{
 		Name: c.tunnel.Dev, Local: from, Remote: c.remote(), Device: c.tunnel.FOUDev,
 		Auth:        authOf(c.tunnel),
+		Inner:       inner(c.tunnel),
 		TTL:         a.TTL,
 		Keepalive:   time.Duration(a.Keepalive) * time.Second,
 		ExpectReply: a.Reply,
 		Log:         c.in.Log,
 	}, err
-}
-
-func (c *client) remote() netip.AddrPort {
-	return netip.AddrPortFrom(c.tunnel.RemoteIP, c.tunnel.RemotePort)
 }
 
 func (c *client) trigger() {
@@ -73,66 +60,15 @@ func (c *client) trigger() {
 	}
 }
 
-// outer is the index of the tunnel's outer interface, 0 if none was given.
-func (c *client) outer() int {
-	dev, err := net.InterfaceByName(c.tunnel.FOUDev)
-	if err != nil {
-		return 0
-	}
-	return dev.Index
-}
+func (c *client) resolve(ctx context.Context) error { return c.watch(ctx, c.trigger) }
 
-// fresh asks for the tunnel's outer address and says whether that or its
-// interface is another than before.
-func (c *client) fresh() (vars map[string]string, changed bool, err error) {
-	anew := c.outer() != c.index
-	name := c.tunnel.IPVar()
-	if name == "" {
-		return c.vars, anew, nil
-	}
-	vars = maps.Clone(c.vars)
-	for _, v := range c.in.Config.Facts() {
-		if v.Name == name {
-			if vars[name], err = c.in.run.Ask(v); err != nil {
-				return nil, false, err
-			}
-		}
-	}
-	return vars, anew || vars[name] != c.vars[name], nil
-}
-
-func (c *client) stale() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, changed, err := c.fresh()
-	return err == nil && changed
-}
-
-// refresh moves the tunnel if its outer address has changed, before an
+// refresh moves the tunnel if an end of it has another address, before an
 // authentication is sent from it.
 func (c *client) refresh() (from, to netip.AddrPort, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	vars, changed, err := c.fresh()
-	if err != nil {
+	if err := c.follow(); err != nil {
 		return from, to, err
-	}
-	if changed || c.move {
-		c.move = true
-		index := c.outer()
-		if _, err := c.in.run.Run(context.Background(), c.tunnel.Move(), vars); err != nil {
-			return from, to, err
-		}
-		before, err := local(c.tunnel, c.vars)
-		if err != nil {
-			return from, to, err
-		}
-		after, err := local(c.tunnel, vars)
-		if err != nil {
-			return from, to, err
-		}
-		c.in.Log.Info(fmt.Sprintf("%s: own address changed, tunnel moved from %s to %s", c.tunnel.Dev, before.Addr(), after.Addr()))
-		c.vars, c.index, c.move = vars, index, false
 	}
 	from, err = local(c.tunnel, c.vars)
 	return from, c.remote(), err
@@ -149,7 +85,7 @@ func (in *Instance) Reauth(ctx context.Context) error {
 		return err
 	}
 	for _, t := range in.Config.Tunnels {
-		c := &client{in: in, tunnel: t, vars: in.vars}
+		c := &client{mover: newMover(in, t)}
 		conf, err := c.config()
 		if err != nil {
 			return err
@@ -182,4 +118,12 @@ func authOf(t plans.Tunnel) authd.Auth {
 		a.RemotePort = t.RemotePort
 	}
 	return a
+}
+
+// inner is what the tunnel's data looks like, which authd must know it by.
+func inner(t plans.Tunnel) authd.Inner {
+	if t.Mode == "gre" {
+		return authd.InnerGRE
+	}
+	return authd.InnerIPv4
 }

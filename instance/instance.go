@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +31,11 @@ type Instance struct {
 // Run brings the instance up, runs it until ctx ends or it fails, and undoes
 // all it did. The error is for ExitCode.
 func (in *Instance) Run(ctx context.Context) (err error) {
-	if err := privileged(unix.CAP_NET_ADMIN, unix.CAP_NET_RAW); err != nil {
+	needed := []uint{unix.CAP_NET_ADMIN}
+	if slices.ContainsFunc(in.Config.Tunnels, func(t plans.Tunnel) bool { return t.Role != plans.Static }) {
+		needed = append(needed, unix.CAP_NET_RAW)
+	}
+	if err := privileged(needed...); err != nil {
 		return err
 	}
 	if err := in.check(); err != nil {
@@ -71,7 +75,7 @@ func (in *Instance) prepare(j *runner.Journal) {
 func (in *Instance) check() error {
 	all := in.Config.Up()
 	for _, t := range in.Config.Tunnels {
-		if t.Mode == plans.Server {
+		if t.Role == plans.Server {
 			all.Steps = append(all.Steps, t.Bind().Steps...)
 		}
 	}
@@ -89,15 +93,15 @@ func (in *Instance) journal() (*runner.Journal, error) {
 	return runner.OpenJournal(dir, in.Config.Name)
 }
 
-// facts asks the host for what the plans need to know. A server that was named
-// by its host name is resolved here.
+// facts asks the host for what the plans need to know. Another end that was
+// named by its host name is resolved here.
 func (in *Instance) facts(ctx context.Context) error {
 	for i := range in.Config.Tunnels {
 		t := &in.Config.Tunnels[i]
 		if t.RemoteHost == "" || t.RemoteIP.IsValid() {
 			continue
 		}
-		ip, err := resolve(ctx, t.RemoteHost)
+		ip, err := resolve(ctx, *t)
 		if err != nil {
 			return &Error{plans.ExitUsage, fmt.Errorf("--fou-remote: %w", err)}
 		}
@@ -114,14 +118,6 @@ func (in *Instance) facts(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func resolve(ctx context.Context, host string) (netip.Addr, error) {
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	return ips[0].Unmap(), nil
 }
 
 // local is the tunnel's outer endpoint, by the values of vars.
@@ -143,18 +139,30 @@ func (in *Instance) serve(ctx context.Context) error {
 	var parts []func(context.Context) error
 	var clients []*client
 	var servers []plans.Tunnel
+	var movers []movable
 	for _, t := range in.Config.Tunnels {
-		if t.Mode == plans.Server {
+		switch t.Role {
+		case plans.Server:
 			servers = append(servers, t)
-			continue
+		case plans.Static:
+			s := newStatic(in, t)
+			movers = append(movers, s)
+			parts = append(parts, s.run)
+		default:
+			c, err := newClient(in, t)
+			if err != nil {
+				return err
+			}
+			defer c.auth.Close()
+			clients = append(clients, c)
+			movers = append(movers, c)
+			parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })
 		}
-		c, err := newClient(in, t)
-		if err != nil {
-			return err
+	}
+	for _, m := range movers {
+		if m.refreshes() {
+			parts = append(parts, m.resolve)
 		}
-		defer c.auth.Close()
-		clients = append(clients, c)
-		parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })
 	}
 	if len(servers) > 0 {
 		s, err := newServer(ctx, in, servers, fail)
@@ -172,7 +180,7 @@ func (in *Instance) serve(ctx context.Context) error {
 			}
 		})
 	}
-	running.Go(func() { in.triggers(ctx, clients, fail) })
+	running.Go(func() { in.triggers(ctx, clients, movers, fail) })
 	running.Wait()
 	var own *Error
 	if errors.As(context.Cause(ctx), &own) {
@@ -190,7 +198,7 @@ func privileged(needed ...uint) error {
 	}
 	for _, c := range needed {
 		if caps[0].Effective&(1<<c) == 0 {
-			return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither)")
+			return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither, static tunnels not the latter)")
 		}
 	}
 	return nil

@@ -40,7 +40,7 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 		}
 		s.bound = append(s.bound, binding{tunnel: t})
 		conf.Tunnels = append(conf.Tunnels, authd.ServerTunnel{
-			Name: t.Dev, Local: at, Device: t.FOUDev, Auth: authOf(t), Reply: t.Auth.Reply, TTL: t.Auth.TTL,
+			Name: t.Dev, Local: at, Device: t.FOUDev, Auth: authOf(t), Reply: t.Auth.Reply, TTL: t.Auth.TTL, Inner: inner(t),
 		})
 	}
 	var err error

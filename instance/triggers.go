@@ -6,11 +6,11 @@ import (
 	"ipipou/authd"
 )
 
-// triggers makes clients authenticate anew on a signal, and those whose outer
-// address has changed when it does.
-func (in *Instance) triggers(ctx context.Context, clients []*client, fail context.CancelCauseFunc) {
+// triggers makes clients authenticate anew on a signal, and tunnels move whose
+// outer address has changed when it does.
+func (in *Instance) triggers(ctx context.Context, clients []*client, movers []movable, fail context.CancelCauseFunc) {
 	var changes <-chan struct{}
-	if len(clients) > 0 {
+	if len(movers) > 0 {
 		var err error
 		if changes, err = authd.WatchAddrs(ctx); err != nil {
 			fail(&Error{ExitSockets, err})
@@ -23,7 +23,7 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, fail contex
 			return
 		case <-in.Again:
 			if len(clients) == 0 {
-				in.Log.Info("SIGUSR1: ignored, a server has nobody to authenticate to")
+				in.Log.Info("SIGUSR1: ignored, there is nobody to authenticate to")
 				continue
 			}
 			in.Log.Info("SIGUSR1: authenticating anew")
@@ -35,9 +35,9 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, fail contex
 				changes = nil
 				continue
 			}
-			for _, c := range clients {
-				if c.stale() {
-					c.trigger()
+			for _, m := range movers {
+				if m.stale() {
+					m.trigger()
 				}
 			}
 		}

@@ -22,17 +22,7 @@ const TookAlt = "alternate"
 // client's tunnel complete. Its undo is the instance's `down`.
 func (c Config) Up() Plan {
 	p := Plan{Name: "up"}
-	p.Steps = append(p.Steps,
-		Step{
-			Comment: "the kernel's FOU, unless it answers already",
-			Do:      cmd("modprobe", "fou"),
-			Unless:  cmd("ip", "fou", "show"),
-		},
-		Step{
-			Comment: "the kernel's ipip, unless it is there already",
-			Do:      cmd("modprobe", "ipip"),
-			Unless:  cmd("test", "-d", "/sys/module/ipip"),
-		})
+	p.Steps = append(p.Steps, c.modules()...)
 	for _, t := range c.Tunnels {
 		p.Steps = append(p.Steps, Step{
 			Comment: "somebody else's interface of this name is never touched",
@@ -40,20 +30,50 @@ func (c Config) Up() Plan {
 			Absent:  "interface " + t.Dev + " exists already",
 		})
 	}
+	p.Steps = append(p.Steps, c.forwarding()...)
 	if c.Servers() {
 		p.Steps = append(p.Steps, c.gate()...)
 	}
 	for _, t := range c.Tunnels {
-		if t.Mode == Server {
+		if t.Role == Server {
 			p.Steps = append(p.Steps, t.listen(t.localIP(), "listener"))
 		}
 	}
 	for _, t := range c.Tunnels {
-		if t.Mode == Client {
+		if t.Role != Server {
 			p.Steps = append(p.Steps, t.connect()...)
 		}
 	}
 	return p
+}
+
+// modules loads what the kernel lacks. What is loaded stays: others may use it.
+func (c Config) modules() []Step {
+	var steps []Step
+	seen := map[string]bool{}
+	add := func(name string, unless ...string) {
+		if !seen[name] {
+			seen[name] = true
+			steps = append(steps, Step{
+				Comment: "the kernel's " + name + ", unless it is there already",
+				Do:      cmd("modprobe", name),
+				Unless:  cmd(unless...),
+			})
+		}
+	}
+	for _, t := range c.Tunnels {
+		if t.Encap == None {
+			continue
+		}
+		add("fou", "ip", "fou", "show") // its answer tells, built into the kernel too
+		if t.how().outer6 {
+			add("fou6", "test", "-d", "/sys/module/fou6")
+		}
+	}
+	for _, t := range c.Tunnels {
+		add(t.how().module, "test", "-d", "/sys/module/"+t.how().module)
+	}
+	return steps
 }
 
 // Facts are what the host must tell before a plan of the instance can run. A
@@ -68,6 +88,10 @@ func (c Config) Facts() []Var {
 		}
 	}
 	for _, t := range c.Tunnels {
+		family := "-4"
+		if t.how().outer6 {
+			family = "-6"
+		}
 		if t.FOUDev != "" && t.FOUIP.IsValid() {
 			add(Var{
 				Comment: "the outer interface " + t.FOUDev,
@@ -76,38 +100,54 @@ func (c Config) Facts() []Var {
 			})
 		}
 		if t.factIP != "" {
+			query := []string{"ip", family, "-o", "address", "show", "dev", t.FOUDev}
+			if t.how().outer6 {
+				query = append(query, "scope", "global")
+			}
 			add(Var{
-				Name: t.factIP, Comment: "first IPv4 address of " + t.FOUDev,
-				Query: cmd("ip", "-4", "-o", "address", "show", "dev", t.FOUDev), Word: 4,
-				Missing: t.FOUDev + " does not exist or has no IPv4 address: give --fou-local-ip, or another --fou-dev",
+				Name: t.factIP, Comment: "first " + t.how().outer() + " address of " + t.FOUDev,
+				Query: cmd(query...), Word: 4,
+				Missing: t.FOUDev + " does not exist or has no " + t.how().outer() + " address: give --fou-local-ip, or another --fou-dev",
 			})
 		}
 		if t.factDev != "" {
 			add(Var{
 				Name: t.factDev, Comment: "interface that has " + t.FOUIP.String(),
-				Query: cmd("ip", "-4", "-o", "address", "show", "to", t.FOUIP.String()), Word: 2,
+				Query: cmd("ip", family, "-o", "address", "show", "to", t.FOUIP.String()), Word: 2,
 				Missing: "no interface has the address " + t.FOUIP.String() + ": give another --fou-local-ip",
 			})
 		}
-		if t.Mode == Client {
+		if t.Role == Client || t.Role == Static && !t.OneToMany() && t.Mode != "isatap" {
 			add(t.remoteFact())
-			add(Var{Name: t.varPeerPort, Comment: "UDP port of " + t.Dev + "'s server", Value: strconv.Itoa(int(t.RemotePort))})
+			if t.Encap != None {
+				add(Var{Name: t.varPeerPort, Comment: "UDP port of " + t.otherEnd(), Value: strconv.Itoa(int(t.RemotePort))})
+			}
 		}
 	}
-	return vars
+	return append(vars, c.oldSettings()...)
 }
 
-// remoteFact is the address of a client's server, resolved where the plan runs
-// if it was given by name.
+func (t Tunnel) otherEnd() string {
+	if t.Role == Static {
+		return t.Dev + "'s other end"
+	}
+	return t.Dev + "'s server"
+}
+
+// remoteFact is the address of the other end, resolved where the plan runs if
+// it was given by name.
 func (t Tunnel) remoteFact() Var {
-	v := Var{Name: t.varPeerIP, Comment: "outer address of " + t.Dev + "'s server"}
+	v := Var{Name: t.varPeerIP, Comment: "outer address of " + t.otherEnd()}
 	if t.RemoteIP.IsValid() {
 		v.Value = t.RemoteIP.String()
 		return v
 	}
 	v.Comment += ", " + t.RemoteHost
 	v.Query, v.Word = cmd("getent", "ahostsv4", t.RemoteHost), 1
-	v.Missing = t.RemoteHost + " has no IPv4 address, or there is no getent to ask: set " + t.varPeerIP
+	if t.how().outer6 {
+		v.Query = cmd("getent", "ahostsv6", t.RemoteHost)
+	}
+	v.Missing = t.RemoteHost + " has no " + t.how().outer() + " address, or there is no getent to ask: set " + t.varPeerIP
 	return v
 }
 
@@ -115,105 +155,6 @@ func (t Tunnel) remoteFact() Var {
 func (t Tunnel) key(what string) string { return what + "_" + strconv.Itoa(t.Number) }
 
 func (t Tunnel) port() string { return strconv.Itoa(int(t.FOUPort)) }
-
-// onOuter is a command that ends with the outer interface, if one was given.
-func (t Tunnel) onOuter(words ...string) Command {
-	if t.FOUDev != "" {
-		words = append(words, "dev", t.FOUDev)
-	}
-	return cmd(words...)
-}
-
-// listen is the FOU listener at a local address.
-func (t Tunnel) listen(local, key string) Step {
-	return Step{
-		Comment: "what comes to the FOU port is taken out of its UDP",
-		Do:      t.onOuter("ip", "fou", "add", "port", t.port(), "ipproto", "4", "local", local),
-		Undo:    t.onOuter("ip", "fou", "del", "port", t.port(), "local", local),
-		Key:     t.key(key),
-		Else: []Else{
-			t.listening(local, ""),
-			t.plainListener(key, "this kernel or iproute2 can't bind a FOU listener to one address: the listener is on all"),
-		},
-	}
-}
-
-// listening accepts a FOU listener that is there already, if it takes packets
-// to that address from everybody, or just from our peer. Whatever else holds
-// the port is an error. peer is in the words of `ip fou show`, "" for none.
-func (t Tunnel) listening(local, peer string) Else {
-	all := "port " + t.port() + " ipproto 4"
-	lines := []string{all, all + " local " + local, all + " local " + local + " dev *"}
-	if peer != "" {
-		lines = append(lines, all+" local "+local+" "+peer, all+" local "+local+" "+peer+" *")
-	}
-	return Else{
-		When:    Exists,
-		Confirm: cmd("ip", "fou", "show"),
-		Lines:   lines,
-		Say:     "a FOU listener on port " + t.port() + " exists already: it is used, and will stay",
-	}
-}
-
-// plainListener is the listener in the form that iproute2 and kernels before
-// 5.2 know, which is one for all local addresses.
-func (t Tunnel) plainListener(key, say string) Else {
-	return Else{
-		When: Unsupported,
-		Say:  say,
-		Steps: []Step{{
-			Comment: "FOU listener in the form that older kernels and iproute2 know",
-			Do:      cmd("ip", "fou", "add", "port", t.port(), "ipproto", "4"),
-			Undo:    cmd("ip", "fou", "del", "port", t.port()),
-			Key:     t.key("plain_" + key),
-			Else:    []Else{t.listening(t.localIP(), "")},
-		}},
-	}
-}
-
-// linkAdd makes the tunnel's interface, to a peer that the runner knows.
-func (t Tunnel) linkAdd(local string) Command {
-	words := []string{"ip", "link", "add", "name", t.Dev, "type", "ipip"}
-	words = append(words, t.ends(local, t.peerIP(), t.peerPort())...)
-	return t.onOuter(append(words, "mode", "ipip")...)
-}
-
-// linkSet moves the tunnel's ends. What it doesn't name keeps its value; the
-// outer interface is named again, for one that was made anew has another index.
-func (t Tunnel) linkSet(local, peerIP, peerPort string) Command {
-	return t.onOuter(append([]string{"ip", "link", "set", "dev", t.Dev, "type", "ipip"}, t.ends(local, peerIP, peerPort)...)...)
-}
-
-func (t Tunnel) ends(local, peerIP, peerPort string) []string {
-	words := []string{
-		"remote", peerIP, "local", local,
-		"encap", "fou", "encap-sport", t.port(), "encap-dport", peerPort,
-	}
-	if t.EncapCsum != nil {
-		words = append(words, map[bool]string{true: "encap-csum", false: "noencap-csum"}[*t.EncapCsum])
-	}
-	return words
-}
-
-func (t Tunnel) linkDel() Command { return cmd("ip", "link", "del", "dev", t.Dev) }
-
-// inner are the steps that make the link usable; gate comes before it is up,
-// when it takes no packets yet. All but the gate goes with the link.
-func (t Tunnel) inner(gate ...Step) []Step {
-	steps := []Step{{
-		Comment: "inner addresses of both ends",
-		Do:      cmd("ip", "address", "add", t.IP.String(), "peer", t.PeerIP.String(), "dev", t.Dev),
-	}}
-	steps = append(steps, gate...)
-	steps = append(steps, Step{Do: cmd("ip", "link", "set", "dev", t.Dev, "up")})
-	for _, r := range t.Routes {
-		steps = append(steps, Step{
-			Comment: "network behind the other end",
-			Do:      cmd("ip", "route", "add", r.String(), "dev", t.Dev),
-		})
-	}
-	return steps
-}
 
 func (t Tunnel) peerIP() string { return "${" + t.varPeerIP + "}" }
 

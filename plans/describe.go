@@ -4,7 +4,10 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // Describe is the effective configuration, defaults included, as lines of TOML.
@@ -34,28 +37,72 @@ func Describe(c Config, secrets bool) []string {
 				add(key, value)
 			}
 		}
-		add(t.Mode.String(), true)
+		list := func(key string, values []string) {
+			if len(values) > 0 {
+				add(key, tomlList(values))
+			}
+		}
+		add(t.Role.String(), true)
 		add("number", t.Number)
+		text("mode", string(t.Mode))
+		text("encap", string(t.Encap))
+		text("key", t.Key)
+		text("ttl", t.TTL)
+		text("tos", t.TOS)
+		if t.PMTU != nil {
+			add("pmtudisc", *t.PMTU)
+		}
+		number("mtu", t.MTU)
 		text("tunl-dev", t.Dev)
-		text("tunl-ip", t.IP.String())
-		text("tunl-peer-ip", t.PeerIP.String())
-		if len(t.Routes) > 0 {
-			add("routes", fmt.Sprintf("%q", t.Routes))
+		list("tunl-ip", strs(t.Addrs, func(a Address) string {
+			if a.Bits >= 0 {
+				return netipPrefix(a)
+			}
+			return a.IP.String()
+		}))
+		list("tunl-peer-ip", strs(t.Addrs, func(a Address) string {
+			if a.Peer.IsValid() {
+				return a.Peer.String()
+			}
+			return ""
+		}))
+		list("routes", strs(t.Routes, Route.String))
+		if t.Bridge != nil {
+			text("bridge", t.Bridge.Name+" "+strings.Join(strs(t.Bridge.Addrs, netip.Prefix.String), ","))
+		}
+		if t.Forward {
+			add("forward", true)
+			list("forward-to", append(slices.Clone(t.ForwardDevs), strs(t.ForwardNets, netip.Prefix.String)...))
+			add("masquerade", t.Masquerade)
+		}
+		for _, h := range []struct {
+			key   string
+			lines [][]string
+		}{{"pre-up", t.Hooks.PreUp}, {"post-up", t.Hooks.PostUp}, {"pre-down", t.Hooks.PreDown}, {"post-down", t.Hooks.PostDown}} {
+			if len(h.lines) > 0 {
+				add(h.key, "["+strings.Join(strs(h.lines, tomlList), ", ")+"]")
+			}
 		}
 		text("fou-dev", t.FOUDev)
 		if t.FOUIP.IsValid() {
 			text("fou-local-ip", t.FOUIP.String())
 		}
-		add("fou-local-port", t.FOUPort)
-		text("fou-remote", t.RemoteHost)
+		number("fou-local-port", int(t.FOUPort))
+		text("fou-remote-ip", t.RemoteHost)
 		if t.RemoteIP.IsValid() {
 			text("fou-remote-ip", t.RemoteIP.String())
 		}
 		number("fou-remote-port", int(t.RemotePort))
+		if t.Refresh > 0 {
+			text("refresh", t.Refresh.String())
+		}
 		if t.EncapCsum != nil {
 			add("encap-csum", *t.EncapCsum)
 		}
-		if t.Mode == Server {
+		if t.Role == Static {
+			continue
+		}
+		if t.Role == Server {
 			text("fou-local-ip-alt", t.FOUIPAlt.String())
 			add("force-fou-local-ip-alt", t.ForceAlt)
 			text("nft-table", t.Table)
@@ -81,4 +128,40 @@ func Describe(c Config, secrets bool) []string {
 		}
 	}
 	return lines
+}
+
+// strs are the values as text, without those that have none.
+func strs[T any](values []T, text func(T) string) []string {
+	var out []string
+	for _, v := range values {
+		if s := text(v); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func tomlList(words []string) string {
+	return "[" + strings.Join(strs(words, strconv.Quote), ", ") + "]"
+}
+
+// String is the route in the words of ip-route(8).
+func (r Route) String() string {
+	s := destination(r.To)
+	if r.To.Bits() == 0 {
+		s = r.To.String()
+	}
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
+	}
+	if r.Onlink {
+		s += " onlink"
+	}
+	if r.Metric != 0 {
+		s += " metric " + strconv.Itoa(r.Metric)
+	}
+	if r.Table != 0 {
+		s += " table " + strconv.Itoa(r.Table)
+	}
+	return s
 }

@@ -12,6 +12,10 @@ func FuzzTOML(f *testing.F) {
 	f.Add("server = true\nfou-dev = \"s0\"\nauth-token = \"t\"\n[[tunnel]]\nnumber = 1\n")
 	f.Add("tunl-dev = \"a'b\"\nfou-dev=\"$(x)\"\nserver=true")
 	f.Add("[tunnel]\n[[tunnel]]\n\"number\" = 3 # x\n routes = [\"10.0.0.0/8\"]")
+	f.Add(mesh + "node = \"b\"")
+	f.Add("node = \"b\"" + mesh)
+	f.Add("mode=\"any4\"\nencap=\"gue\"\nfou-local=\"192.0.2.1:5@eth0\"\nroutes=[\"::/0\",{to=\"10.0.0.0/8\",via=\"192.0.2.2\",onlink=true,metric=5,table=7}]\n" +
+		"forward=true\nmasquerade=true\nforward-to=[\"lan0\"]\nbridge={name=\"b\",address=[\"10.1.1.1/24\"]}\npost-up=[[\"a\",\"b c\"],[\"d\"]]\npre-down=[\"x\"]")
 	f.Fuzz(func(t *testing.T, text string) { fuzzFile(t, "./a.toml", text) })
 }
 
@@ -28,7 +32,7 @@ func fuzzFile(t *testing.T, name, text string) {
 	if err == nil {
 		var c Config
 		if c, err = Resolve([]string{name}, []File{file}, Settings{}, noFiles); err == nil {
-			if script := Script(c, Describe(c, false)); !strings.HasSuffix(script, "esac\n") {
+			if script := Script(c, Describe(c, false), false); !strings.HasSuffix(script, "esac\n") {
 				t.Errorf("the script has no end:\n%s", script)
 			}
 			return

@@ -20,12 +20,12 @@ import (
 //	alive    of peers whose admission runs out, those for whom it hasn't
 //	alt_in   peers whose packets are rewritten to an alternate local address
 //	alt_out  and back, on the way out
-//	bare     peer and local address between which ipip must not come without
-//	         its UDP: the ipip driver would take it, past the gate
+//	bare     peer and local address between which ipip or GRE must not come
+//	         without its UDP: their drivers would take it, past the gate
 func (c Config) gate() []Step {
 	var servers []Tunnel
 	for _, t := range c.Tunnels {
-		if t.Mode == Server {
+		if t.Role == Server {
 			servers = append(servers, t)
 		}
 	}
@@ -65,14 +65,28 @@ func (c Config) gate() []Step {
 		peerKey+" vmap @peers",
 		"ip daddr . udp dport @fou "+words(counter, "drop"),
 		// By number: the name ipip is protocol 94 in /etc/protocols.
-		"ip protocol 4 ip saddr . ip daddr @bare "+words(counter, "drop"))
+		"ip protocol "+protocols(servers)+" ip saddr . ip daddr @bare "+words(counter, "drop"))
 	b.line(0, "}")
 	return []Step{{
 		Comment: "the gate: closed to everybody until a peer has authenticated",
 		Do:      nft(b...),
 		Undo:    cmd("nft", "delete", "table", "ip", table),
 		Key:     "gate",
-	}, untracked(table)}
+	}, c.untracked(table)}
+}
+
+// protocols are what the servers' modes put into UDP.
+func protocols(servers []Tunnel) string {
+	var list []string
+	for _, t := range servers {
+		if n := strconv.Itoa(t.how().proto); !slices.Contains(list, n) {
+			list = append(list, n)
+		}
+	}
+	if len(list) == 1 {
+		return list[0]
+	}
+	return "{ " + strings.Join(list, ", ") + " }"
 }
 
 // peerKey is what a peer's packets are known by.
@@ -107,7 +121,7 @@ func (t Tunnel) outward() Step {
 // untracked keeps the tunnels' packets out of connection tracking, which costs
 // time for each and remembers where a peer was. Where nothing is tracked nothing
 // is done: the rules would load tracking, with all its sysctls, and cost time too.
-func untracked(table string) Step {
+func (c Config) untracked(table string) Step {
 	var b ruleset
 	b.line(0, "insert rule ip %s pass notrack", table)
 	b.line(0, "table ip %s {", table)
@@ -116,12 +130,16 @@ func untracked(table string) Step {
 	b.line(2, "ip saddr . udp sport @fou notrack")
 	b.line(1, "}")
 	b.line(0, "}")
-	return Step{
+	s := Step{
 		Comment: "its packets are not for connection tracking, if anything here is tracked",
 		Do:      nft(b...),
 		If:      cmd("grep", "-qs", "[1-9]", "/proc/sys/net/netfilter/nf_conntrack_count"),
 		MayFail: true, // a kernel without nft_ct: tracked, it works too
 	}
+	if forwarders, _, _ := c.forwarders(); len(forwarders) > 0 {
+		s.If = Command{} // tracking is what our own rules use
+	}
+	return s
 }
 
 type lifetime struct {

@@ -123,7 +123,7 @@ func operations(c Config) string {
 	}
 	all := []Plan{c.Up()}
 	for _, t := range c.Tunnels {
-		if t.Mode == Server {
+		if t.Role == Server {
 			all = append(all, t.Bind(), t.Rebind(), t.Readmit())
 		} else {
 			all = append(all, t.Move())
@@ -209,7 +209,7 @@ func TestScripts(t *testing.T) {
 		"many":   many(t),
 	} {
 		t.Run(name, func(t *testing.T) {
-			golden(t, "scripts/"+name+".sh", Script(c, Describe(c, false)))
+			golden(t, "scripts/"+name+".sh", Script(c, Describe(c, false), false))
 		})
 	}
 }
@@ -220,7 +220,7 @@ func TestSecretsAreNotDescribed(t *testing.T) {
 		"--auth-key-b64", "RuBZkT23na2Q4QH1xfmZCfRgSgPt5s362UPAFbecTso=")
 	for _, secret := range []string{"hunter2-token", "hunter2-secret", "RuBZkT23"} {
 		for _, c := range []Config{c, d} {
-			if text := Script(c, Describe(c, false)); strings.Contains(text, secret) {
+			if text := Script(c, Describe(c, false), false); strings.Contains(text, secret) {
 				t.Errorf("the script shows %s", secret)
 			}
 		}
@@ -234,7 +234,7 @@ func TestSecretsAreNotDescribed(t *testing.T) {
 // Several clients stand in one plan, each with its own server.
 func TestClientsNameTheirOwnServer(t *testing.T) {
 	for _, tu := range many(t).Tunnels {
-		if tu.Mode != Client {
+		if tu.Role != Client {
 			continue
 		}
 		Plan{Steps: append(tu.connect(), tu.Move().Steps...)}.Walk(func(s Step) {

@@ -17,6 +17,7 @@ type Files func(name string) ([]byte, error)
 type File struct {
 	Top     Settings   // defaults of all tunnels
 	Tunnels []Settings // one for each [[tunnel]]
+	Nodes   []Node     // one for each [[node]]
 }
 
 // Load reads --config NAME|PATH. What begins with /, ./ or ../ is a path; a

@@ -20,41 +20,70 @@ type Option struct {
 // Kind is the type of a setting's value.
 type Kind int
 
-// The kinds of values: a TOML boolean, integer, string, array of strings.
+// The kinds of values: a TOML boolean, integer, string, array of strings, and
+// forms of our own. A list of one may be written without its brackets.
 const (
 	Bool Kind = iota
 	Int
 	String
 	List
+	Word    // a string or an integer
+	Lines   // a command's arguments, or a list of such
+	Routing // a list of routes, each in words or a table
+	Bridged // a bridge's name and addresses, in words or a table
 )
 
 func (k Kind) String() string {
-	return [...]string{"true or false", "an integer", "a string", "a list of strings"}[k]
+	return [...]string{
+		"true or false", "an integer", "a string", "a list of strings", "a string or an integer",
+		"a list of strings (a command and its arguments), or a list of such lists",
+		`a list of routes, such as "10.1.0.0/24" or { to = "10.1.0.0/24", via = "192.0.2.1", onlink = true, metric = 5, table = 7 }`,
+		`a table such as { name = "br0", address = "10.42.1.1/24" }`,
+	}[k]
 }
 
 // Options is the table of all settings, in the order of the help.
 var Options = []Option{
 	{Name: "server", Short: "s", Kind: Bool, Group: "Mode", Help: "Server: wait for an authenticated client."},
 	{Name: "client", Short: "c", Kind: Bool, Group: "Mode", Help: "Client (the default)."},
+	{Name: "static", Kind: Bool, New: true, Group: "Mode", Help: "Static: both ends are known, neither authenticates. It goes without saying where --mode, --encap or --node is given and nothing about authentication."},
+	{Name: "node", Kind: String, New: true, Hint: "NAME", Group: "Mode", Process: true, Help: "Which of the file's [[node]]s this host is."},
 	{Name: "number", Short: "n", Kind: Int, Hint: "N", Group: "Mode", Help: "Number of the tunnel, 0 if not given; the defaults below come from it."},
 	{Name: "reauth-only", Kind: Bool, Group: "Mode", Process: true, Help: "Client: send one authentication for a tunnel that is up, and exit."},
 
-	{Name: "fou-local", Short: "b", Kind: String, Hint: "[IP][:PORT][@DEV]", Group: "Outer path", Help: "Local FOU endpoint, three options in one."},
-	{Name: "fou-local-ip", Kind: String, Hint: "IP", Group: "Outer path", Help: "Local outer address; default: the first IPv4 of --fou-dev."},
+	{Name: "fou-local", Short: "b", Kind: String, Hint: "[IP][:PORT][@DEV]", Group: "Outer path", Help: "Local endpoint, three options in one; an IPv6 address in brackets. Without UDP it has no port."},
+	{Name: "fou-local-ip", Kind: String, Hint: "IP", Group: "Outer path", Help: "Local outer address; default: the first of --fou-dev."},
 	{Name: "fou-local-ip-alt", Kind: String, Hint: "IP", Group: "Outer path", Help: "Server: alternate local address, for a second client behind one public address; default 172.29.0.0 + N."},
 	{Name: "force-fou-local-ip-alt", Kind: Bool, Group: "Outer path", Help: "Server: use the alternate local address at once."},
-	{Name: "fou-local-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Local FOU port; default 10000 + N."},
-	{Name: "fou-remote", Short: "r", Kind: String, Hint: "[HOST][:PORT]", Group: "Outer path", Help: "Remote FOU endpoint, two options in one."},
+	{Name: "fou-local-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Local UDP port; default 10000 + N."},
+	{Name: "fou-remote", Short: "r", Kind: String, Hint: "[HOST][:PORT]", Group: "Outer path", Help: "Remote endpoint, two options in one; an IPv6 address in brackets."},
 	{Name: "fou-remote-ip", Kind: String, Hint: "HOST", Group: "Outer path", Help: "Remote outer address, or a name."},
-	{Name: "fou-remote-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Remote FOU port."},
+	{Name: "fou-remote-port", Kind: Int, Hint: "PORT", Group: "Outer path", Help: "Remote UDP port; a static tunnel's default: the local one."},
+	{Name: "refresh", Kind: Word, New: true, Hint: "TIME", Group: "Outer path", Help: "Resolve the name in --fou-remote anew so often, as in 5m; the tunnel moves when its address changed. Default: never."},
 	{Name: "fou-dev", Kind: String, Hint: "DEV", Group: "Outer path", Help: "Outer network interface."},
 	{Name: "encap-csum", Kind: Bool, Group: "Outer path", Help: "UDP checksums on the tunnel's packets; the system's default if not given."},
 	{Name: "no-encap-csum", Kind: Bool, Group: "Outer path", Help: "No UDP checksums on the tunnel's packets."},
 
+	{Name: "encap", Kind: String, New: true, Hint: "fou|gue|none", Group: "Tunnel", Help: "The UDP wrapping; default fou, for static tunnels none."},
+	{Name: "mode", Kind: String, New: true, Hint: "MODE", Group: "Tunnel", Help: "ipip (4 in 4, the default), sit (6 in 4), any4 (both in 4), ip6ip6, ipip6 (4 in 6), any6 (both in 6), gre, gre6, isatap, vti."},
+	{Name: "key", Kind: Word, New: true, Hint: "N", Group: "Tunnel", Help: "Key of gre, gre6 and vti, the same at both ends; tunnels of different keys can share two addresses."},
+	{Name: "ttl", Kind: Word, New: true, Hint: "N|inherit", Group: "Tunnel", Help: "TTL of the outer header; the driver's default if not given."},
+	{Name: "tos", Kind: Word, New: true, Hint: "N|inherit", Group: "Tunnel", Help: "TOS (traffic class) of the outer header; the driver's default if not given."},
+	{Name: "pmtudisc", Kind: Bool, New: true, Group: "Tunnel", Help: "Path MTU discovery on the outer path (the kernel's default)."},
+	{Name: "no-pmtudisc", Kind: Bool, New: true, Group: "Tunnel", Help: "No path MTU discovery: outer packets may be fragmented."},
+	{Name: "mtu", Kind: Int, New: true, Hint: "BYTES", Group: "Tunnel", Help: "MTU of the tunnel interface; default: the kernel's choice, which fits the outer interface."},
 	{Name: "tunl-dev", Kind: String, Hint: "DEV", Group: "Tunnel", Help: "Name of the tunnel interface; default ipipouN."},
-	{Name: "tunl-ip", Kind: String, Hint: "IP", Group: "Tunnel", Help: "Address of the tunnel interface; server default 172.28.0.0 + 2N, a client must give it."},
-	{Name: "tunl-peer-ip", Kind: String, Hint: "IP", Group: "Tunnel", Help: "Address of the other end; server default tunl-ip + 1, client default tunl-ip - 1."},
-	{Name: "routes", Kind: List, New: true, Hint: "NET,...", Group: "Tunnel", Help: "Networks behind the other end."},
+	{Name: "tunl-ip", Kind: List, Hint: "IP[/LEN],...", Group: "Tunnel", Help: "Addresses of the tunnel interface, IPv4 and IPv6; server default 172.28.0.0 + 2N, a client must give one."},
+	{Name: "tunl-peer-ip", Kind: List, Hint: "IP,...", Group: "Tunnel", Help: "Addresses of the other end, for those without a prefix length; server default tunl-ip + 1, client default tunl-ip - 1."},
+	{Name: "routes", Kind: Routing, New: true, Hint: "NET,...", Group: "Network", Help: "Networks behind the other end, each with `via IP`, `onlink`, `metric N`, `table N` if need be; `default` for all but the tunnel's own packets."},
+	{Name: "forward", Kind: Bool, New: true, Group: "Network", Help: "Forward between the tunnel and --forward-to, and nothing else."},
+	{Name: "forward-to", Kind: List, New: true, Hint: "DEV|NET,...", Group: "Network", Help: "Devices and networks that --forward is for; the tunnel's bridge is one by itself. Default: all."},
+	{Name: "masquerade", Kind: Bool, New: true, Group: "Network", Help: "What is forwarded leaves with this host's address, both ways."},
+	{Name: "bridge", Kind: Bridged, New: true, Hint: "'NAME IP/LEN,...'", Group: "Network", Help: "Make a bridge with these addresses, for a network behind this end."},
+	{Name: "pre-up", Kind: Lines, New: true, Hint: "COMMAND", Group: "Network", Help: "Run before the tunnel is made; no shell."},
+	{Name: "post-up", Kind: Lines, New: true, Hint: "COMMAND", Group: "Network", Help: "Run when the tunnel is up."},
+	{Name: "pre-down", Kind: Lines, New: true, Hint: "COMMAND", Group: "Network", Help: "Run before the tunnel is undone."},
+	{Name: "post-down", Kind: Lines, New: true, Hint: "COMMAND", Group: "Network", Help: "Run when the tunnel is undone."},
 
 	{Name: "auth-by-remote-ip", Kind: Bool, Group: "Authentication", Help: "Server: only --fou-remote-ip may authenticate."},
 	{Name: "auth-by-remote-port", Kind: Bool, Group: "Authentication", Help: "Server: only --fou-remote-port may authenticate."},

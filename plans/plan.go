@@ -84,7 +84,11 @@ type Step struct {
 	Do      Command
 	// Undo takes Do back; zero when nothing is left to undo because the undo
 	// of an earlier step takes it along (an address goes with its interface).
+	// Without Do, it is noted and nothing else.
 	Undo Command
+	// UndoOnce marks an undo that is not tried again if it fails: no business of
+	// ours, and no reason not to start the next time.
+	UndoOnce bool
 	// Key names the undo for later plans. While an undo of this key is
 	// pending, the step has been done and is skipped.
 	Key string

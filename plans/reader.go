@@ -54,22 +54,41 @@ func (r *reader) integer(name string, otherwise, low, high int) int {
 	return n
 }
 
-// address reads an IPv4 address; the zero Addr if the option isn't given.
-func (r *reader) address(name string) netip.Addr {
+// outer reads an outer address of the mode's family; the zero Addr if the option
+// isn't given.
+func (r *reader) outer(name string, m linkMode) netip.Addr {
 	if !r.has(name) {
 		return netip.Addr{}
 	}
-	return r.ipv4(name, r.text(name))
-}
-
-func (r *reader) ipv4(name, text string) netip.Addr {
-	a, err := netip.ParseAddr(strings.TrimSpace(text))
-	if err != nil || !a.Is4() {
-		r.fail(name, "%q is not an IPv4 address", text)
+	text := strings.TrimSpace(r.text(name))
+	a, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || a.Zone() != "" || a.Is4In6():
+		r.fail(name, "%q is not an %s address", text, m.outer())
 		return netip.Addr{}
+	case a.Is6() != m.outer6:
+		r.otherFamily(name, a, m)
+		return netip.Addr{}
+	case a.IsUnspecified() || a.IsMulticast() || a == broadcast:
+		r.fail(name, "%s can't be the address of a host", a)
 	}
 	return a
 }
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// otherFamily says which modes go over the family of the address instead.
+func (r *reader) otherFamily(name string, a netip.Addr, m linkMode) {
+	fits := modeNames(func(other linkMode) bool {
+		return other.outer6 != m.outer6 && other.inner4 == m.inner4 && other.inner6 == m.inner6
+	})
+	if fits == "" {
+		fits = modeNames(func(other linkMode) bool { return other.outer6 != m.outer6 })
+	}
+	r.fail(name, "mode %s goes over %s, and %s is none; want another address, or mode %s", m.name, m.outer(), a, fits)
+}
+
+func (r *reader) list(name string) []string { v, _ := r.s[name].Value.([]string); return v }
 
 // source reads what may be given in base64, as plain text, or in a file, and
 // says by which option. Inline text is returned as it is, the content of a
@@ -107,7 +126,10 @@ func (r *reader) device(name string) string {
 	if !r.has(name) {
 		return ""
 	}
-	dev := r.text(name)
+	return r.deviceName(name, r.text(name))
+}
+
+func (r *reader) deviceName(name, dev string) string {
 	bad := strings.ContainsFunc(dev, func(c rune) bool { return !nftRune(c) && !strings.ContainsRune("@+=,#~", c) })
 	switch {
 	case dev == "", dev == ".", dev == "..", bad, strings.HasPrefix(dev, "-"):

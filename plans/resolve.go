@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -40,14 +41,9 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 		LogPID:     !r.flag("no-log-pid"),
 		ReauthOnly: r.flag("reauth-only"),
 	}
-	layers := []Settings{}
-	for _, f := range files {
-		for _, own := range f.Tunnels {
-			layers = append(layers, top.over(own).over(flags))
-		}
-	}
-	if len(layers) == 0 {
-		layers = append(layers, top)
+	layers, err := layersOf(top, files, flags, read)
+	if err != nil {
+		return Config{}, err
 	}
 	for i, layer := range layers {
 		r := newReader(layer, read)
@@ -79,11 +75,34 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 	_, dev := flags["tunl-dev"]
 	if len(configs) > 0 && (len(c.Tunnels) > 1 || !n && !dev) {
 		c.Name = instanceName(configs[len(configs)-1])
+		if node := r.text("node"); node != "" {
+			c.Name += "-" + node
+		}
 	}
-	if c.ReauthOnly && c.Servers() {
+	if c.ReauthOnly && slices.ContainsFunc(c.Tunnels, func(t Tunnel) bool { return t.Role != Client }) {
 		return Config{}, errors.New(r.where("reauth-only") + ": only a client can authenticate itself anew")
 	}
 	return c, nil
+}
+
+// layersOf are the settings of each tunnel of the instance.
+func layersOf(top Settings, files []File, flags Settings, read Files) ([]Settings, error) {
+	var layers []Settings
+	var nodes []Node
+	for _, f := range files {
+		nodes = append(nodes, f.Nodes...)
+		for _, own := range f.Tunnels {
+			layers = append(layers, top.over(own).over(flags))
+		}
+	}
+	if _, named := top["node"]; named || len(nodes) > 0 {
+		layer, err := nodeLayer(top, nodes, flags, read)
+		return []Settings{layer}, err
+	}
+	if len(layers) == 0 {
+		layers = append(layers, top)
+	}
+	return layers, nil
 }
 
 // distinct refuses tunnels that would take each other's names, ports or addresses.
@@ -97,17 +116,35 @@ func (c Config) distinct() error {
 		keys := []string{
 			"number " + strconv.Itoa(t.Number), // undos are named by it
 			"tunl-dev " + t.Dev,
-			"tunl-ip " + t.IP.String(),
-			fmt.Sprintf("fou-local-port %d of %s", t.FOUPort, local),
 		}
-		if t.Mode == Server {
+		if t.Encap != None {
+			keys = append(keys, fmt.Sprintf("fou-local-port %d of %s", t.FOUPort, local))
+		}
+		if t.Role != Static { // unnumbered links share an address
+			for _, a := range t.Addrs {
+				keys = append(keys, "tunl-ip "+a.IP.String())
+			}
+		}
+		if t.Role == Server {
 			keys = append(keys, "fou-local-ip-alt "+t.FOUIPAlt.String())
+		}
+		for _, r := range t.Routes {
+			keys = append(keys, fmt.Sprintf("route %s, metric %d, table %d,", r.To, r.Metric, r.Table))
 		}
 		for _, key := range keys {
 			if other, both := seen[key]; both {
-				return fmt.Errorf("tunnel %d (%s): %s is also that of tunnel %s: give each [[tunnel]] its own number", i+1, t.Dev, key, other.Dev)
+				hint := "give each [[tunnel]] its own number"
+				if strings.HasPrefix(key, "route") {
+					hint = "give one of them another metric or table"
+				}
+				return fmt.Errorf("tunnel %d (%s): %s is also that of tunnel %s: %s", i+1, t.Dev, key, other.Dev, hint)
 			}
 			seen[key] = t
+		}
+		if t.Bridge != nil {
+			if other, both := seen["tunl-dev "+t.Bridge.Name]; both {
+				return fmt.Errorf("tunnel %d (%s): bridge %s is the interface of tunnel %s: give it another name", i+1, t.Dev, t.Bridge.Name, other.Dev)
+			}
 		}
 	}
 	return nil
@@ -117,20 +154,20 @@ func (c Config) distinct() error {
 // address is asked for, FOU_IP_2 for the next.
 func (c *Config) nameFacts() {
 	ips, devs := map[string]string{}, map[netip.Addr]string{}
-	clients := 0
+	clients := 0 // and static tunnels
 	for i := range c.Tunnels {
 		t := &c.Tunnels[i]
 		// A server's plans are each of one peer; clients stand in one plan.
 		t.varPeerIP, t.varPeerPort = PeerIP, PeerPort
-		if t.Mode == Client {
+		if t.Role != Server {
 			t.varPeerIP, t.varPeerPort = numbered(PeerIP, clients), numbered(PeerPort, clients)
 			clients++
 		}
-		if !t.FOUIP.IsValid() {
-			if ips[t.FOUDev] == "" {
-				ips[t.FOUDev] = numbered("FOU_IP", len(ips))
+		if of := t.how().outer() + " " + t.FOUDev; !t.FOUIP.IsValid() {
+			if ips[of] == "" {
+				ips[of] = numbered("FOU_IP", len(ips))
 			}
-			t.factIP = ips[t.FOUDev]
+			t.factIP = ips[of]
 		}
 		if t.FOUDev == "" {
 			if devs[t.FOUIP] == "" {

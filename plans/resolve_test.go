@@ -33,7 +33,7 @@ func TestRefused(t *testing.T) {
 		{goodServer + " --tunl-dev s0", "--tunl-dev: is the outer interface itself"},
 		{goodServer + " --fou-dev a%d", "--fou-dev: "},
 		{goodServer + " --tunl-ip 172.28.0.0 --tunl-peer-ip 172.28.0.0", "--tunl-peer-ip: want an address other than 172.28.0.0"},
-		{goodServer + " --routes 10.1.0.1/24", `--routes: "10.1.0.1/24" is not an IPv4 network`},
+		{goodServer + " --routes 10.1.0.1/24", `--routes: "10.1.0.1/24" is not a network, it has bits behind its prefix; want 10.1.0.0/24`},
 		{goodServer + " --auth-remote-pubkey-b64 " + key, "--auth-remote-pubkey-b64: contradicts auth-token"},
 		{goodServer + " --auth-key-b64 " + seed, "--auth-key-b64: contradicts auth-token"},
 		{goodClient + " --auth-key-b64 " + seed, "--auth-key-b64: contradicts auth-token"},
@@ -76,12 +76,12 @@ func TestRefused(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	s := resolve(t, "--server", "--fou-dev", "s0", "--auth-token", "t", "--number", "300").Tunnels[0]
-	if s.Dev != "ipipou300" || s.FOUPort != 10300 || s.IP != netip.MustParseAddr("172.28.2.88") ||
-		s.PeerIP != netip.MustParseAddr("172.28.2.89") || s.FOUIPAlt != netip.MustParseAddr("172.29.1.44") || s.Table != "ipipou300" {
+	if s.Dev != "ipipou300" || s.FOUPort != 10300 || s.Addrs[0].IP != netip.MustParseAddr("172.28.2.88") ||
+		s.Addrs[0].Peer != netip.MustParseAddr("172.28.2.89") || s.FOUIPAlt != netip.MustParseAddr("172.29.1.44") || s.Table != "ipipou300" {
 		t.Errorf("server defaults: %+v", s)
 	}
 	c := resolve(t, "--fou-dev", "c0", "--fou-remote", "203.0.113.1:4500", "--tunl-ip", "172.28.0.1", "--auth-token", "t").Tunnels[0]
-	if c.PeerIP != netip.MustParseAddr("172.28.0.0") || c.RemotePort != 4500 || c.Mode != Client || c.FOUPort != 10000 {
+	if c.Addrs[0].Peer != netip.MustParseAddr("172.28.0.0") || c.RemotePort != 4500 || c.Role != Client || c.FOUPort != 10000 {
 		t.Errorf("client defaults: %+v", c)
 	}
 	q := resolve(t, "--server", "--fou-dev", "s0", "--auth-token", "t", "--queue-number", "5")
@@ -148,7 +148,7 @@ func TestFileErrors(t *testing.T) {
 		{"a.toml", "number = \"1\"", "a.toml:1: number: want an integer"},
 		{"a.toml", "[tunnel]\nnumber = 1", "a.toml:1: want [[tunnel]], in double brackets"},
 		{"a.toml", "[[tunnel]]\nverb = 1", "a.toml:2: verb: belongs at the top of the file"},
-		{"a.toml", "routes = [1]", "a.toml:1: routes: want a list of strings"},
+		{"a.toml", "routes = [1]", "a.toml:1: routes: want a list of routes, such as"},
 		{"a.toml", "[[tunnel]]\n[tunnel.x]\ny=1", `a.toml`},
 		{"a.toml", "auth-token = \"hunter2\"\nauth-token-b64 = \"hunter2\"", "a.toml:2: auth-token-b64: contradicts auth-token: give one of them"},
 		{"a.conf", "numbr 1", `a.conf:1: unknown key "numbr", did you mean "number"?`},

@@ -16,12 +16,14 @@ var runtime string
 
 // Script is an instance as a complete POSIX sh program:
 //
-//	sh NAME.sh up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status
+//	sh NAME.sh up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | auth | keepalive SEC | status
 //
 // It runs the same plans as package runner, keeps its own journal of undos and
 // resolves host facts where it runs. It needs a POSIX shell, iproute2, and nft
-// for a server. header lines are printed as comments at its top.
-func Script(c Config, header []string) string {
+// for a server, for what is forwarded, and for a client's authentication.
+// header lines are printed as comments at its top. Tokens, private keys and
+// secrets are in it only if asked for; else it names the files that hold them.
+func Script(c Config, header []string, secrets bool) string {
 	s := &script{undos: map[string]Command{}, args: map[string][]string{}}
 	s.line("#!/bin/sh")
 	for _, h := range header {
@@ -30,10 +32,15 @@ func Script(c Config, header []string) string {
 	s.line("set -u")
 	s.line("NAME=%s", Quote(c.Name))
 	s.body.WriteString(runtime)
+	if len(c.clients()) > 0 {
+		s.body.WriteString(authenticate)
+	} else {
+		s.line("\nlocked() { \"$@\"; }")
+	}
 	s.facts(c)
 	s.steps("up", c.Up().Steps)
 	for _, t := range c.Tunnels {
-		if t.Mode == Server {
+		if t.Role == Server {
 			s.steps("bind_"+fn(t), t.Bind().Steps)
 			s.steps("rebind_"+fn(t), t.Rebind().Steps)
 		} else {
@@ -41,7 +48,9 @@ func Script(c Config, header []string) string {
 		}
 	}
 	s.undoFunctions()
+	s.payloads(c, secrets)
 	s.status(c)
+	s.operations(c)
 	s.dispatch(c)
 	return s.body.String()
 }
@@ -109,12 +118,15 @@ func (s *script) steps(name string, steps []Step) {
 			s.line("\tabsent %s %s || fail %d", Quote(st.Absent), st.Do.line(), ExitCode(st.Do.Argv))
 			continue
 		}
+		if st.Do.IsZero() {
+			s.condition(st)
+			s.line("\tnote %s", Quote(entry))
+			continue
+		}
 		if st.Key != "" {
 			s.body.WriteString("\tpending " + undo + " ||\n\t")
 		}
-		if !st.If.IsZero() {
-			s.body.WriteString("\t! quiet " + st.If.line() + " ||\n\t")
-		}
+		s.condition(st)
 		if !st.Unless.IsZero() {
 			s.body.WriteString("\tquiet " + st.Unless.line() + " ||\n\t")
 		}
@@ -147,6 +159,13 @@ func (s *script) steps(name string, steps []Step) {
 	s.line("\treturn 0\n}")
 	for _, t := range tails {
 		s.steps(t.name, t.steps)
+	}
+}
+
+// condition makes what follows depend on the step's If.
+func (s *script) condition(st Step) {
+	if !st.If.IsZero() {
+		s.body.WriteString("\t! quiet " + st.If.line() + " ||\n\t")
 	}
 }
 
@@ -227,73 +246,6 @@ func (s *script) undoFunctions() {
 		s.command("\trun", s.undos[name], "")
 		s.line("}")
 	}
-}
-
-func (s *script) status(c Config) {
-	s.line("\nstatus() {")
-	for _, t := range c.Tunnels {
-		s.line("\tshow ip -d -s link show dev %s", Quote(t.Dev))
-		s.line("\tshow ip address show dev %s", Quote(t.Dev))
-	}
-	s.line("\tshow ip fou show")
-	if c.Servers() {
-		s.line("\tshow nft list table ip %s", c.table())
-	}
-	s.line("}")
-}
-
-// dispatch is the main program.
-func (s *script) dispatch(c Config) {
-	binds, usage := "", "up | down | rebind [IP PORT [DEV]] | status"
-	if c.Servers() {
-		binds, usage = "bind|", "up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"
-	}
-	s.line("\nusage() { die 2 \"usage: $0 %s\"; }\n", usage)
-	s.line("find_ip\nload")
-	s.line("case ${1-} in")
-	s.line("up)\n\t[ $# -eq 1 ] || usage\n\t[ ! -s \"$JOURNAL\" ] || die 1 \"$NAME is up already, says $JOURNAL: run $0 down\"")
-	s.line("\tfacts\n\tbegin\n\tup\n\tremember\n\tdone_with\n\t;;")
-	s.line("down)\n\t[ $# -eq 1 ] || usage\n\tundo_all || exit 200\n\t;;")
-	s.line("%srebind)", binds)
-	s.line("\t[ -s \"$JOURNAL\" ] || die 1 \"$NAME is not up: run $0 up\"")
-	s.line("\tcase ${4-%s} in", Quote(c.Tunnels[0].Dev))
-	for _, t := range c.Tunnels {
-		s.line("\t%s)", Quote(t.Dev))
-		if t.Mode == Client {
-			s.line("\t\t[ \"$1\" = rebind ] || die 2 %s", Quote(t.Dev+" is a client's: it can't be bound, only its server's can"))
-			if t.factIP != "" {
-				s.line("\t\tunset %s", t.factIP)
-			}
-			s.line("\t\tif [ $# -gt 1 ]; then\n\t\t\tpeer \"${2-}\" \"${3-}\"")
-			if t.varPeerIP != PeerIP {
-				s.line("\t\t\t%s=$PEER_IP %s=$PEER_PORT", t.varPeerIP, t.varPeerPort)
-			}
-			s.line("\t\tfi")
-			s.line("\t\tfacts\n\t\tbegin\n\t\trebind_%s\n\t\tremember\n\t\tdone_with", fn(t))
-			s.line("\t\t;;")
-			continue
-		}
-		s.line("\t\tpeer \"${2-}\" \"${3-}\"")
-		s.line("\t\tfacts")
-		s.line("\t\tif [ \"$1\" = rebind ]; then\n\t\t\tends %s\n\t\t\tbegin\n\t\t\trebind_%s\n\t\telse\n\t\t\tunbound %s\n\t\t\tbegin\n\t\t\tbind_%s\n\t\tfi\n\t\tdone_with", Quote(t.Dev), fn(t), Quote(t.Dev), fn(t))
-		s.line("\t\t;;")
-	}
-	s.line("\t*) die 2 \"no tunnel ${4-}\" ;;")
-	s.line("\tesac\n\t;;")
-	s.line("status) status ;;")
-	s.line("*) usage ;;")
-	s.line("esac")
-}
-
-// table is the name of the instance's nft table, which is that of its first
-// server.
-func (c Config) table() string {
-	for _, t := range c.Tunnels {
-		if t.Mode == Server {
-			return t.Table
-		}
-	}
-	return ""
 }
 
 // fn is the tunnel in the name of a shell function.

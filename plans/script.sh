@@ -236,8 +236,8 @@ show() {
 	"$@" 2>&1 || :
 }
 
-# peer IP PORT: the peer's outer address.
-peer() {
+# What an address and a port must look like before they get anywhere.
+ipv4() {
 	rest=$1. bytes=0
 	while [ -n "$rest" ]; do
 		byte=${rest%%.*} rest=${rest#*.} bytes=$((bytes + 1))
@@ -247,8 +247,22 @@ peer() {
 		esac
 	done
 	[ "$bytes" -eq 4 ] || die 2 "'$1' is not an IPv4 address"
-	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
-	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
+}
+# The kernel knows better; this is so that nothing else gets through.
+ipv6() {
+	case $1 in *[!0-9a-fA-F:]* | :[!:]* | *[!:]: | *:::* | *::*::*) die 2 "'$1' is not an IPv6 address" ;; *:*:*) return ;; esac
+	die 2 "'$1' is not an IPv6 address"
+}
+port() {
+	case $1 in *[!0-9]* | '' | ??????*) die 2 "'$1' is not a port" ;; esac
+	if [ "$1" -lt 1 ] || [ "$1" -gt 65535 ]; then die 2 "'$1' is not a port"; fi
+}
+
+# peer IP PORT: the peer's outer address.
+# shellcheck disable=SC2034 # plans use the variables
+peer() {
+	ipv4 "$1"
+	port "$2"
 	PEER_IP=$1 PEER_PORT=$2
 }
 

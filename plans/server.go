@@ -5,7 +5,7 @@ import "fmt"
 // Bind is the plan for a peer that authenticated for the first time.
 func (t Tunnel) Bind() Plan {
 	if t.ForceAlt {
-		return Plan{Name: "bind", Steps: t.bindAlternate()}
+		return Plan{Name: "bind", Steps: append(t.before(), t.bindAlternate()...)}
 	}
 	link := Step{
 		Comment: t.Dev + ": the tunnel to the peer",
@@ -19,12 +19,14 @@ func (t Tunnel) Bind() Plan {
 			Final: true,
 		}},
 	}
-	return Plan{Name: "bind", Steps: append([]Step{link}, t.inner(Step{
+	steps := append(t.before(), link)
+	steps = append(steps, t.interior(Step{
 		Comment: "open the gate to the peer",
 		Do:      nft(t.admit(t.localIP(), false)...),
 		Undo:    nft(t.dismiss(t.localIP(), t.peerIP(), t.peerPort())...),
 		Passing: true,
-	})...)}
+	})...)
+	return Plan{Name: "bind", Steps: append(steps, t.after()...)}
 }
 
 func (t Tunnel) bindAlternate() []Step {
@@ -35,12 +37,13 @@ func (t Tunnel) bindAlternate() []Step {
 		Do:      t.linkAdd(alt),
 		Undo:    t.linkDel(),
 	})
-	return append(steps, t.inner(Step{
+	steps = append(steps, t.interior(Step{
 		Comment: "open the gate to the peer, and rewrite its packets to the alternate address",
 		Do:      nft(t.admit(alt, true)...),
 		Undo:    nft(t.dismiss(alt, t.peerIP(), t.peerPort())...),
 		Passing: true,
 	})...)
+	return append(steps, t.after()...)
 }
 
 // alternate are the address, the listener and the rewriting behind the alternate
@@ -82,6 +85,7 @@ func (t Tunnel) Rebind() Plan {
 		}
 	}
 	moved := append(t.alternate(), set(t.FOUIPAlt.String()), swap(t.FOUIPAlt.String(), true))
+	moved = append(moved, t.movedRule()...)
 	if t.ForceAlt {
 		return Plan{Name: "rebind", Steps: moved}
 	}
@@ -93,12 +97,12 @@ func (t Tunnel) Rebind() Plan {
 		Steps: moved,
 		Final: true,
 	}}
-	return Plan{Name: "rebind", Steps: []Step{
-		direct,
-		swap(t.localIP(), false),
+	steps := []Step{direct, swap(t.localIP(), false)}
+	steps = append(steps, t.movedRule()...)
+	return Plan{Name: "rebind", Steps: append(steps, []Step{
 		{Comment: "the alternate address, if it was in use, is not needed any more", TakeBack: t.key("alternate_listener"), MayFail: true},
 		{TakeBack: t.key("alternate_address"), MayFail: true},
-	}}
+	}...)}
 }
 
 // Readmit is the plan for a peer that authenticated from where it is bound: if

@@ -13,7 +13,7 @@ import (
 // A Setting is a value and where it was given: "--number", or
 // "/etc/ipipou/office.toml:7: number".
 type Setting struct {
-	Value any // bool, int, string or []string, as its Option.Kind says
+	Value any // bool, int, string, []string or [][]string, as its Option.Kind says
 	Where string
 }
 
@@ -23,7 +23,7 @@ type Settings map[string]Setting
 
 // opposites are options that are one setting in truth. Of two in one layer the
 // later wins, as it did in the Python tool.
-var opposites = map[string]string{"client": "server", "no-encap-csum": "encap-csum"}
+var opposites = map[string]string{"client": "server", "no-encap-csum": "encap-csum", "no-pmtudisc": "pmtudisc"}
 
 // sources are groups of options of which one layer may give only one; a later
 // layer's choice takes the place of an earlier one's.
@@ -32,6 +32,7 @@ var sources = [][]string{
 	{"auth-key-b64", "auth-key-file"},
 	{"auth-remote-pubkey-b64", "auth-remote-pubkey-file"},
 	{"auth-secret", "auth-secret-file"},
+	{"server", "static"},
 }
 
 // Set stores a value that is text, as flags and the Python tool's .conf have it.
@@ -56,6 +57,10 @@ func (s Settings) Set(name, text, where string) error {
 		return s.put(o, n, where)
 	case List:
 		return s.put(o, strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }), where)
+	case Routing:
+		return s.put(o, strings.Split(text, ","), where)
+	case Lines:
+		return s.put(o, [][]string{strings.Fields(text)}, where)
 	default:
 		return s.put(o, text, where)
 	}
@@ -67,31 +72,8 @@ func (s Settings) setTyped(name string, value any, where string) error {
 	if !ok || o.Name != name {
 		return unknown(name, where)
 	}
-	switch v := value.(type) {
-	case bool:
-		if o.Kind == Bool {
-			return s.put(o, v, where)
-		}
-	case int64:
-		if o.Kind == Int && math.MinInt32 <= v && v <= math.MaxInt32 {
-			return s.put(o, int(v), where)
-		}
-	case string:
-		if o.Kind == String {
-			return s.put(o, v, where)
-		}
-	case []any:
-		if o.Kind == List {
-			words := make([]string, len(v))
-			for i, e := range v {
-				w, ok := e.(string)
-				if !ok {
-					return fmt.Errorf("%s: want %s", where, o.Kind)
-				}
-				words[i] = w
-			}
-			return s.put(o, words, where)
-		}
+	if v, ok := typed(o.Kind, value); ok {
+		return s.put(o, v, where)
 	}
 	return fmt.Errorf("%s: want %s", where, o.Kind)
 }
@@ -117,32 +99,139 @@ func (s Settings) put(o Option, value any, where string) error {
 	return nil
 }
 
+// typed turns a value as the TOML decoder has it into that of a setting.
+func typed(k Kind, value any) (any, bool) {
+	switch v := value.(type) {
+	case bool:
+		return v, k == Bool
+	case int64:
+		if k == Word {
+			return strconv.FormatInt(v, 10), true
+		}
+		return int(v), k == Int && math.MinInt32 <= v && v <= math.MaxInt32
+	case string:
+		if k == List || k == Routing {
+			return []string{v}, true
+		}
+		return v, k == String || k == Word || k == Bridged
+	case map[string]any:
+		if k == Bridged {
+			return bridgeWords(v)
+		}
+	case []any:
+		return list(k, v)
+	}
+	return nil, false
+}
+
+// list is a value of those kinds that have several parts.
+func list(k Kind, values []any) (any, bool) {
+	words, lines := []string{}, [][]string{}
+	for _, e := range values {
+		switch v := e.(type) {
+		case string:
+			words = append(words, v)
+		case map[string]any:
+			text, ok := routeWords(v)
+			if !ok || k != Routing {
+				return nil, false
+			}
+			words = append(words, text)
+		case []any:
+			line, ok := list(List, v)
+			if !ok || k != Lines {
+				return nil, false
+			}
+			lines = append(lines, line.([]string))
+		default:
+			return nil, false
+		}
+	}
+	switch {
+	case k == Lines && len(lines) == 0:
+		return [][]string{words}, len(words) > 0
+	case k == Lines:
+		return lines, len(words) == 0
+	}
+	return words, k == List || k == Routing
+}
+
+// bridgeWords are a bridge's table in the words of the flag.
+func bridgeWords(table map[string]any) (string, bool) {
+	name, ok := table["name"].(string)
+	addrs, addrsOK := typed(List, table["address"])
+	if !ok || !addrsOK || len(table) != 2 {
+		return "", false
+	}
+	return name + " " + strings.Join(addrs.([]string), ","), true
+}
+
+// routeWords are a route's table in the words of ip-route(8).
+func routeWords(table map[string]any) (string, bool) {
+	to, ok := table["to"].(string)
+	text, known := to, 1
+	for _, key := range []string{"via", "metric", "table"} {
+		if v, given := table[key]; given {
+			word, isWord := typed(Word, v)
+			ok = ok && isWord && word != ""
+			text += fmt.Sprintf(" %s %v", key, word)
+			known++
+		}
+	}
+	if v, given := table["onlink"]; given {
+		on, isBool := v.(bool)
+		ok = ok && isBool
+		known++
+		if on {
+			text += " onlink"
+		}
+	}
+	return text, ok && known == len(table)
+}
+
 // compound takes fou-local and fou-remote apart into the options that they
 // stand for.
 func compound(name, text, where string, into Settings) error {
+	rest, side := text, ""
 	switch name {
 	case "fou-local":
-		rest, dev, ok := strings.Cut(text, "@")
-		if ok {
+		dev, ok := "", false
+		if rest, dev, ok = strings.Cut(text, "@"); ok {
 			into["fou-dev"] = Setting{dev, where}
 		}
-		ip, port, ok := strings.Cut(rest, ":")
-		if ip != "" {
-			into["fou-local-ip"] = Setting{ip, where}
-		}
-		if ok {
-			return putPort(into, "fou-local-port", port, where)
-		}
+		side = "fou-local"
 	case "fou-remote":
-		host, port, ok := strings.Cut(text, ":")
-		if host != "" {
-			into["fou-remote-ip"] = Setting{host, where}
-		}
-		if ok {
-			return putPort(into, "fou-remote-port", port, where)
-		}
+		side = "fou-remote"
+	default:
+		return nil
+	}
+	host, port, ok := hostPort(rest)
+	if host != "" {
+		into[side+"-ip"] = Setting{host, where}
+	}
+	if ok {
+		return putPort(into, side+"-port", port, where)
 	}
 	return nil
+}
+
+// hostPort takes HOST:PORT apart. An IPv6 address that has a port stands in
+// brackets (RFC 3986).
+func hostPort(text string) (host, port string, ok bool) {
+	if inside, after, closed := strings.Cut(strings.TrimPrefix(text, "["), "]"); closed && strings.HasPrefix(text, "[") {
+		if after == "" {
+			return inside, "", false
+		}
+		port, ok = strings.CutPrefix(after, ":")
+		if !ok {
+			return text, "", false
+		}
+		return inside, port, true
+	}
+	if strings.Count(text, ":") > 1 {
+		return text, "", false
+	}
+	return strings.Cut(text, ":")
 }
 
 func putPort(s Settings, name, text, where string) error {

@@ -24,31 +24,57 @@ func parseTOML(name string, data []byte) (File, error) {
 		return File{}, fmt.Errorf("%s: %v", name, err)
 	}
 	f := File{Top: Settings{}}
-	lines := keyLines(string(data))
-	tables, err := tunnelTables(name, raw, lines)
+	top, inside := keyLines(string(data))
+	tunnels, err := tables(name, "tunnel", raw, top)
 	if err != nil {
 		return File{}, err
 	}
-	if err := fill(f.Top, raw, name, lines[0]); err != nil {
+	nodes, err := tables(name, "node", raw, top)
+	if err != nil {
 		return File{}, err
 	}
-	for i, table := range tables {
-		s := Settings{}
-		var at map[string]int
-		if i+1 < len(lines) {
-			at = lines[i+1]
-		}
-		if err := fill(s, table, name, at); err != nil {
+	if len(tunnels) > 0 && len(nodes) > 0 {
+		return File{}, fmt.Errorf("%s: a file has [[tunnel]]s or [[node]]s, not both", at(name, top, "node"))
+	}
+	if err := fill(f.Top, raw, name, top); err != nil {
+		return File{}, err
+	}
+	for i, table := range tunnels {
+		s, err := settingsOf(table, name, lineOf(inside["tunnel"], i))
+		if err != nil {
 			return File{}, err
-		}
-		for key, set := range s {
-			if o, ok := optionByName(key); ok && o.Process {
-				return File{}, fmt.Errorf("%s: belongs at the top of the file, not in a [[tunnel]]", set.Where)
-			}
 		}
 		f.Tunnels = append(f.Tunnels, s)
 	}
+	for i, table := range nodes {
+		n, err := parseNode(table, name, lineOf(inside["node"], i))
+		if err != nil {
+			return File{}, err
+		}
+		f.Nodes = append(f.Nodes, n)
+	}
 	return f, nil
+}
+
+func lineOf(tables []map[string]int, i int) map[string]int {
+	if i < len(tables) {
+		return tables[i]
+	}
+	return nil
+}
+
+// settingsOf are the settings of one [[tunnel]] or [[node]].
+func settingsOf(table map[string]any, name string, lines map[string]int) (Settings, error) {
+	s := Settings{}
+	if err := fill(s, table, name, lines); err != nil {
+		return nil, err
+	}
+	for key, set := range s {
+		if o, ok := optionByName(key); ok && o.Process {
+			return nil, fmt.Errorf("%s: belongs at the top of the file, not in a table of one tunnel", set.Where)
+		}
+	}
+	return s, nil
 }
 
 // harmless is what the decoder says of a line, without quoting a secret from it.
@@ -63,18 +89,18 @@ func harmless(err toml.ParseError, text string) string {
 	return err.Message
 }
 
-// tunnelTables takes the [[tunnel]] tables out of raw.
-func tunnelTables(name string, raw map[string]any, lines []map[string]int) ([]map[string]any, error) {
-	tunnels, ok := raw["tunnel"]
-	if !ok {
-		return nil, nil
+// tables takes the [[tunnel]] or [[node]] tables out of raw.
+func tables(name, key string, raw map[string]any, lines map[string]int) ([]map[string]any, error) {
+	found, ok := raw[key]
+	if _, isNode := found.(string); !ok || isNode && key == "node" {
+		return nil, nil // node = "a" is the setting
 	}
-	delete(raw, "tunnel")
-	tables, ok := tunnels.([]map[string]any)
+	delete(raw, key)
+	list, ok := found.([]map[string]any)
 	if !ok {
-		return nil, fmt.Errorf("%s: want [[tunnel]], in double brackets", at(name, lines[0], "tunnel"))
+		return nil, fmt.Errorf("%s: want [[%s]], in double brackets", at(name, lines, key), key)
 	}
-	return tables, nil
+	return list, nil
 }
 
 // fill sets keys in the order of the file, so that of several faults the first
@@ -109,20 +135,23 @@ func at(name string, lines map[string]int, key string) string {
 	return name
 }
 
-// keyLines finds the line of each key: the first map is of the top, the others
-// of each [[tunnel]]. The decoder does not tell where a key stood. A key that
-// is written in a way this doesn't see is named without its line.
-func keyLines(text string) []map[string]int {
-	tables := []map[string]int{{}}
+// keyLines finds the line of each key at the top, and in each [[…]] table, by
+// the table's name. The decoder does not tell where a key stood. A key that is
+// written in a way this doesn't see is named without its line.
+func keyLines(text string) (top map[string]int, inside map[string][]map[string]int) {
+	top, inside = map[string]int{}, map[string][]map[string]int{}
+	table := top
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "[") {
+			header, _, _ := strings.Cut(line, "#")
+			name := strings.Trim(header, "[] \t")
 			if strings.HasPrefix(line, "[[") {
-				tables = append(tables, map[string]int{})
+				table = map[string]int{}
+				inside[name] = append(inside[name], table)
 			}
-			key := strings.Trim(line, "[] \t")
-			if _, seen := tables[0][key]; !seen {
-				tables[0][key] = i + 1
+			if _, seen := top[name]; !seen {
+				top[name] = i + 1
 			}
 			continue
 		}
@@ -131,10 +160,9 @@ func keyLines(text string) []map[string]int {
 		if !ok || key == "" || strings.HasPrefix(key, "#") {
 			continue
 		}
-		table := tables[len(tables)-1]
 		if _, seen := table[key]; !seen {
 			table[key] = i + 1
 		}
 	}
-	return tables
+	return top, inside
 }

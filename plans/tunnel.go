@@ -3,18 +3,20 @@ package plans
 import (
 	"crypto/ed25519"
 	"net/netip"
+	"time"
 )
 
-// Mode says which end of a tunnel this host is.
-type Mode int
+// Role says which end of a tunnel this host is.
+type Role int
 
-// The ends of a tunnel.
+// The ends of a tunnel. Those of a static one are alike: nobody authenticates.
 const (
-	Client Mode = iota
+	Client Role = iota
 	Server
+	Static
 )
 
-func (m Mode) String() string { return [...]string{"client", "server"}[m] }
+func (r Role) String() string { return [...]string{"client", "server", "static"}[r] }
 
 // DefaultSecret is what the Python tool signs with when nothing else is given.
 // Everybody knows it, so it protects nothing.
@@ -38,13 +40,27 @@ type Auth struct {
 
 // A Tunnel is one validated tunnel.
 type Tunnel struct {
-	Mode   Mode
+	Role   Role
 	Number int
+	Mode   Mode
+	Encap  Encap
 
-	Dev    string     // tunnel interface
-	IP     netip.Addr // its address
-	PeerIP netip.Addr // the other end's
-	Routes []netip.Prefix
+	Dev    string // tunnel interface
+	Addrs  []Address
+	Routes []Route
+	Key    string // of GRE and VTI, 0 to 2^32 - 1; "": none
+	TTL    string // of the outer header, or "inherit"; "": the driver's default
+	TOS    string // of the outer header, as 0x.., or "inherit"; "": the driver's default
+	PMTU   *bool  // pmtudisc; nil: the driver's default, which is on
+	MTU    int    // of the tunnel interface; 0: the kernel's choice
+	Bridge *Bridge
+
+	Forward     bool
+	ForwardDevs []string
+	ForwardNets []netip.Prefix
+	Masquerade  bool
+
+	Hooks Hooks
 
 	FOUDev   string     // outer interface; "": not given
 	FOUIP    netip.Addr // outer local address; invalid: the first of FOUDev
@@ -55,6 +71,8 @@ type Tunnel struct {
 	RemoteHost string     // a name to resolve; "": RemoteIP holds
 	RemoteIP   netip.Addr // invalid: not given
 	RemotePort uint16     // 0: not given
+	// Refresh is how often RemoteHost is resolved anew; 0: never.
+	Refresh time.Duration
 
 	EncapCsum *bool // nil: the system's default
 	Counters  bool
@@ -62,11 +80,48 @@ type Tunnel struct {
 
 	Auth Auth
 
+	// files are where the script finds the secrets.
+	files secretFiles
+
 	// factIP and factDev are ${NAME}s of what the host must tell.
 	factIP, factDev string
 	// varPeerIP and varPeerPort are the ${NAME}s of the peer.
 	varPeerIP, varPeerPort string
 }
+
+// An Address is one of a tunnel interface's, with a prefix length or the other
+// end's address, or neither.
+type Address struct {
+	IP   netip.Addr
+	Bits int // -1: none
+	Peer netip.Addr
+}
+
+// A Route is a network behind the other end.
+type Route struct {
+	To     netip.Prefix
+	Via    netip.Addr // invalid: none
+	Onlink bool
+	Metric int // 0: the kernel's default
+	Table  int // 0: the main one
+}
+
+// A Bridge is one of the host's own, with a network behind it.
+type Bridge struct {
+	Name  string
+	Addrs []netip.Prefix
+}
+
+// Hooks are commands of the operator's, each an argument list.
+type Hooks struct{ PreUp, PostUp, PreDown, PostDown [][]string }
+
+// OneToMany reports whether the routes choose the outer destination.
+func (t Tunnel) OneToMany() bool {
+	return t.Role == Static && !t.RemoteIP.IsValid() && t.RemoteHost == "" && t.Mode != "isatap"
+}
+
+// OuterIPv6 reports whether the outer addresses are IPv6.
+func (t Tunnel) OuterIPv6() bool { return t.how().outer6 }
 
 // localIP is the outer local address, literal or as ${NAME}.
 func (t Tunnel) localIP() string {
@@ -118,9 +173,36 @@ type Config struct {
 // Servers reports whether any tunnel is a server's, and so needs the gate.
 func (c Config) Servers() bool {
 	for _, t := range c.Tunnels {
-		if t.Mode == Server {
+		if t.Role == Server {
 			return true
 		}
 	}
 	return false
+}
+
+// clients are the tunnels that have to authenticate.
+func (c Config) clients() []Tunnel {
+	var all []Tunnel
+	for _, t := range c.Tunnels {
+		if t.Role == Client {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// table is the name of the instance's nft tables, which is that of its first
+// server, or else of its first tunnel that needs one.
+func (c Config) table() string {
+	for _, t := range c.Tunnels {
+		if t.Role == Server {
+			return t.Table
+		}
+	}
+	for _, t := range c.Tunnels {
+		if t.Forward {
+			return t.Table
+		}
+	}
+	return ""
 }

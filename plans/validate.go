@@ -3,7 +3,6 @@ package plans
 import (
 	"encoding/binary"
 	"net/netip"
-	"strconv"
 	"strings"
 )
 
@@ -16,17 +15,18 @@ var (
 
 // tunnel reads and validates one tunnel.
 func (r *reader) tunnel() (Tunnel, error) {
-	t := Tunnel{Counters: !r.flag("no-nft-counter")}
-	if r.flag("server") {
-		t.Mode = Server
-	}
+	t := Tunnel{Role: r.role(), Counters: !r.flag("no-nft-counter")}
 	r.number(&t)
-	r.outer(&t)
-	r.inner(&t)
-	r.auth(&t)
-	if r.has("encap-csum") {
-		on := r.flag("encap-csum")
-		t.EncapCsum = &on
+	m := r.shape(&t)
+	r.ends(&t, m)
+	r.inner(&t, m)
+	r.routes(&t, m)
+	r.network(&t, m)
+	r.hooks(&t)
+	if t.Role == Static {
+		r.open()
+	} else {
+		r.auth(&t)
 	}
 	r.table(&t)
 	if r.has("queue-number") || r.has("nfq-max-len") {
@@ -35,35 +35,74 @@ func (r *reader) tunnel() (Tunnel, error) {
 	return t, r.err
 }
 
+// role is what is said, or else what the other settings can only mean.
+func (r *reader) role() Role {
+	switch {
+	case r.flag("server"):
+		return Server
+	case r.flag("static"):
+		return Static
+	case r.has("server") || r.authentication() != "":
+		return Client
+	case r.has("mode") || r.has("encap") || r.has("node"):
+		return Static
+	}
+	return Client
+}
+
+// authentication is a setting that is about authentication, "" if none is given.
+func (r *reader) authentication() string {
+	for _, o := range Options {
+		if o.Group == "Authentication" && r.has(o.Name) {
+			if on, isBool := r.s[o.Name].Value.(bool); !isBool || on {
+				return o.Name
+			}
+		}
+	}
+	return ""
+}
+
+// open refuses on a static tunnel what would make it look authenticated.
+func (r *reader) open() {
+	for _, name := range []string{r.authentication(), "fou-local-ip-alt", "force-fou-local-ip-alt"} {
+		if name != "" && r.has(name) {
+			r.fail(name, "a static tunnel authenticates nobody: leave it out, or give --server or --client")
+		}
+	}
+}
+
 // number applies the Python tool's rule that a small queue number is the
 // tunnel's number where that isn't given.
 func (r *reader) number(t *Tunnel) {
 	t.Number = r.integer("number", 0, 0, 65535)
 	queue := r.integer("queue-number", 0, 0, 65535)
-	if t.Mode == Server && t.Number == 0 && queue <= 999 {
+	if t.Role == Server && t.Number == 0 && queue <= 999 {
 		t.Number = queue
 	}
 	r.integer("nfq-max-len", 0, 0, 1<<30)
 }
 
-func (r *reader) outer(t *Tunnel) {
-	t.FOUIP = r.address("fou-local-ip")
+// ends reads the outer path: the endpoints of both sides.
+func (r *reader) ends(t *Tunnel, m linkMode) {
+	t.FOUIP = r.outer("fou-local-ip", m)
 	t.FOUDev = r.device("fou-dev")
-	port := r.integer("fou-local-port", 0, 1, 65535)
 	if t.FOUDev == "" && !t.FOUIP.IsValid() {
 		r.fail("fou-local", "a local address or a device is needed: give --fou-dev DEV or --fou-local IP[@DEV]")
 	}
-	r.unicast("fou-local-ip", t.FOUIP)
-	if port == 0 {
-		port = fouPortBase + t.Number
-		if port > 65535 {
-			r.fail("number", "%d makes the port 10000 + %d, out of range 1 to 65535: give --fou-local-port", t.Number, t.Number)
+	if t.Encap == None {
+		for _, name := range []string{"fou-local-port", "fou-remote-port"} {
+			if r.has(name) {
+				r.fail(name, `there are no ports without UDP: leave it out, or give encap = "fou" or "gue"`)
+			}
 		}
+	} else {
+		r.localPort(t)
 	}
-	t.FOUPort = uint16(port)
-	r.remote(t)
-	t.FOUIPAlt = r.address("fou-local-ip-alt")
-	r.unicast("fou-local-ip-alt", t.FOUIPAlt)
+	r.remote(t, m)
+	if t.Role != Server {
+		return
+	}
+	t.FOUIPAlt = r.outer("fou-local-ip-alt", m)
 	if !t.FOUIPAlt.IsValid() {
 		t.FOUIPAlt = plus(altBase, t.Number)
 	}
@@ -73,62 +112,52 @@ func (r *reader) outer(t *Tunnel) {
 	t.ForceAlt = r.flag("force-fou-local-ip-alt")
 }
 
-func (r *reader) remote(t *Tunnel) {
+func (r *reader) localPort(t *Tunnel) {
+	port := r.integer("fou-local-port", 0, 1, 65535)
+	if port == 0 {
+		port = fouPortBase + t.Number
+		if port > 65535 {
+			r.fail("number", "%d makes the port 10000 + %d, out of range 1 to 65535: give --fou-local-port", t.Number, t.Number)
+		}
+	}
+	t.FOUPort = uint16(port)
+}
+
+func (r *reader) remote(t *Tunnel, m linkMode) {
 	host := r.text("fou-remote-ip")
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
-		t.RemoteIP = ip
+	if _, err := netip.ParseAddr(host); err == nil {
+		t.RemoteIP = r.outer("fou-remote-ip", m)
 	} else if t.RemoteHost = host; host != "" && !hostname(host) {
-		r.fail("fou-remote-ip", "%q is neither an IPv4 address nor a host name", host)
+		r.fail("fou-remote-ip", "%q is neither an %s address nor a host name", host, m.outer())
 	}
 	port := r.integer("fou-remote-port", 0, 1, 65535)
+	if port == 0 && t.Role == Static {
+		port = int(t.FOUPort)
+	}
 	t.RemotePort = uint16(port)
-	r.unicast("fou-remote-ip", t.RemoteIP)
 	known := t.RemoteIP.IsValid() || t.RemoteHost != ""
 	t.Auth.ByRemoteIP, t.Auth.ByRemotePort = r.flag("auth-by-remote-ip"), r.flag("auth-by-remote-port")
+	t.Refresh = r.duration("refresh")
 	switch {
-	case t.Mode == Client && !known:
+	case t.Role == Client && !known:
 		r.fail("fou-remote", "a client needs its server's address: give --fou-remote HOST:PORT")
-	case t.Mode == Client && port == 0:
+	case t.Role == Client && port == 0:
 		r.fail("fou-remote-port", "a client needs its server's port: give --fou-remote HOST:PORT")
 	case t.Auth.ByRemoteIP && !known:
 		r.fail("auth-by-remote-ip", "needs --fou-remote-ip")
 	case t.Auth.ByRemotePort && port == 0:
 		r.fail("auth-by-remote-port", "needs --fou-remote-port")
-	}
-}
-
-func (r *reader) inner(t *Tunnel) {
-	t.Dev = r.device("tunl-dev")
-	if !r.has("tunl-dev") {
-		t.Dev = "ipipou" + strconv.Itoa(t.Number)
-	}
-	if t.Dev == t.FOUDev && t.Dev != "" {
-		r.fail("tunl-dev", "is the outer interface itself")
-	}
-	t.IP, t.PeerIP = r.address("tunl-ip"), r.address("tunl-peer-ip")
-	if !t.IP.IsValid() {
-		if t.Mode == Client {
-			r.fail("tunl-ip", "a client needs its tunnel address: the peer address that its server has, 172.28.0.1 for number 0")
-		}
-		t.IP = plus(tunnelBase, 2*t.Number)
-	}
-	if !t.PeerIP.IsValid() {
-		t.PeerIP = t.IP.Next()
-		if t.Mode == Client {
-			t.PeerIP = t.IP.Prev()
-		}
-	}
-	if !t.PeerIP.IsValid() || t.PeerIP == t.IP {
-		r.fail("tunl-peer-ip", "want an address other than %s", t.IP)
-	}
-	routes, _ := r.s["routes"].Value.([]string)
-	for _, text := range routes {
-		p, err := netip.ParsePrefix(text)
-		if err != nil || !p.Addr().Is4() || p != p.Masked() {
-			r.fail("routes", "%q is not an IPv4 network such as 10.1.0.0/24", text)
-			continue
-		}
-		t.Routes = append(t.Routes, p)
+	case t.Mode == "isatap" && known:
+		r.fail("fou-remote-ip", "mode isatap finds the other ends by their addresses: leave it out")
+	case t.Role == Static && !known && !m.oneToMany && t.Mode != "isatap":
+		r.fail("fou-remote", "mode %s needs a remote address; without one, where routes choose it, want mode %s",
+			t.Mode, modeNames(func(m linkMode) bool { return m.oneToMany }))
+	case t.RemoteIP.IsValid() && t.RemoteIP == t.FOUIP && t.Role == Static:
+		r.fail("fou-remote-ip", "%s is the local address itself", t.RemoteIP)
+	case t.Refresh > 0 && t.RemoteHost == "":
+		r.fail("refresh", "there is no name to resolve: give --fou-remote a host name, or leave refresh out")
+	case t.Refresh > 0 && t.Role == Server:
+		r.fail("refresh", "a server learns its peer's address by authentication: leave it out")
 	}
 }
 
@@ -168,6 +197,7 @@ func (r *reader) auth(t *Tunnel) {
 	if name, secret := r.source("auth-secret", "auth-secret-file"); name != "" {
 		a.Secret = secret
 	}
+	t.files = secretFiles{token: r.text("auth-token-file"), key: r.text("auth-key-file"), secret: r.text("auth-secret-file")}
 	r.weaknesses(t, keyName)
 }
 
@@ -195,7 +225,7 @@ func (r *reader) weaknesses(t *Tunnel, keyName string) {
 	if (a.Key != nil || a.RemoteKey != nil) && string(a.Secret) == DefaultSecret {
 		r.note(Warn, "the default secret is in use, which everybody knows: give --auth-secret or --auth-secret-file on both sides")
 	}
-	if t.Mode == Client {
+	if t.Role == Client {
 		if a.RemoteKey != nil && a.Key == nil {
 			r.fail("auth-remote-pubkey-b64", "a client proves itself with its own key: give --auth-key-b64 or --auth-key-file")
 		}
@@ -246,12 +276,6 @@ func nftRune(c rune) bool {
 func nftName(s string) bool {
 	letter := s != "" && ('a' <= s[0]|0x20 && s[0]|0x20 <= 'z')
 	return letter && len(s) < 128 && !strings.ContainsFunc(s, func(c rune) bool { return !nftRune(c) })
-}
-
-func (r *reader) unicast(name string, a netip.Addr) {
-	if a.IsValid() && (a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
-		r.fail(name, "%s can't be the address of a host", a)
-	}
 }
 
 // hostname accepts names of RFC 1123 and the underscore that people use.

@@ -22,6 +22,7 @@ type Entry struct {
 	Undo    plans.Command `json:"undo"`
 	Key     string        `json:"key,omitempty"`
 	Passing bool          `json:"passing,omitempty"`
+	Once    bool          `json:"once,omitempty"` // forgotten even if it fails
 }
 
 // record is a line of the journal: an entry, or the ids of entries that are

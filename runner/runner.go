@@ -28,6 +28,9 @@ type Runner struct {
 func Check(p plans.Plan) error {
 	var err error
 	p.Walk(func(s plans.Step) {
+		if s.Do.IsZero() && s.UndoOnce { // noted for the end: it must be there then
+			s.Do = s.Undo
+		}
 		if err != nil || s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
 			return
 		}
@@ -116,9 +119,12 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	}
 	id := 0
 	if !undo.IsZero() {
-		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing}); err != nil {
+		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce}); err != nil {
 			return nil, &StepError{Command: do, Err: err}
 		}
+	}
+	if do.IsZero() {
+		return nil, nil
 	}
 	stderr, err := r.run(do)
 	if err == nil {
@@ -203,11 +209,11 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 		e := entries[i]
 		stderr, err := r.run(e.Undo)
 		gone := err != nil && isGone(e.Undo, stderr)
-		if err != nil && !(tolerant && gone) {
+		if err != nil && !(tolerant && (gone || e.Once)) {
 			failed++
 			r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
 		}
-		if err != nil && !gone {
+		if err != nil && !gone && !e.Once {
 			continue // it stays in the journal, for the next start to try again
 		}
 		if err := r.Journal.Drop(e.ID); err != nil {
@@ -224,7 +230,8 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 // isGone reports whether an undo failed because there was nothing to undo. For
 // a FOU listener that isn't there the kernel has other words (fou_destroy).
 func isGone(undo plans.Command, stderr string) bool {
-	if strings.HasPrefix(strings.Join(undo.Argv, " "), "ip fou del ") && strings.Contains(stderr, "Invalid argument") {
+	line := strings.Replace(strings.Join(undo.Argv, " "), "ip -6 ", "ip ", 1)
+	if strings.HasPrefix(line, "ip fou del ") && strings.Contains(stderr, "Invalid argument") {
 		return true
 	}
 	return plans.Gone.Matches(stderr)

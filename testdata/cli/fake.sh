@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands in for ip, nft and modprobe: notes the call, and fails with $FAIL_SAYS
+# Stands in for ip, nft, modprobe and sysctl: notes the call, and fails with $FAIL_SAYS
 # where the call begins with $FAIL.
 call="${0##*/} $*"
 [ "$call" != "nft -f -" ] || call="$call $(cat | tr '\n' ' ')"

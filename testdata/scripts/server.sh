@@ -2,9 +2,11 @@
 # [[tunnel]]
 # server = true
 # number = 0
+# mode = "ipip"
+# encap = "fou"
 # tunl-dev = "ipipou0"
-# tunl-ip = "172.28.0.0"
-# tunl-peer-ip = "172.28.0.1"
+# tunl-ip = ["172.28.0.0"]
+# tunl-peer-ip = ["172.28.0.1"]
 # fou-dev = "s0"
 # fou-local-port = 10000
 # fou-local-ip-alt = "172.29.0.0"
@@ -256,8 +258,8 @@ show() {
 	"$@" 2>&1 || :
 }
 
-# peer IP PORT: the peer's outer address.
-peer() {
+# What an address and a port must look like before they get anywhere.
+ipv4() {
 	rest=$1. bytes=0
 	while [ -n "$rest" ]; do
 		byte=${rest%%.*} rest=${rest#*.} bytes=$((bytes + 1))
@@ -267,8 +269,22 @@ peer() {
 		esac
 	done
 	[ "$bytes" -eq 4 ] || die 2 "'$1' is not an IPv4 address"
-	case $2 in *[!0-9]* | '' | ??????*) die 2 "'$2' is not a port" ;; esac
-	if [ "$2" -lt 1 ] || [ "$2" -gt 65535 ]; then die 2 "'$2' is not a port"; fi
+}
+# The kernel knows better; this is so that nothing else gets through.
+ipv6() {
+	case $1 in *[!0-9a-fA-F:]* | :[!:]* | *[!:]: | *:::* | *::*::*) die 2 "'$1' is not an IPv6 address" ;; *:*:*) return ;; esac
+	die 2 "'$1' is not an IPv6 address"
+}
+port() {
+	case $1 in *[!0-9]* | '' | ??????*) die 2 "'$1' is not a port" ;; esac
+	if [ "$1" -lt 1 ] || [ "$1" -gt 65535 ]; then die 2 "'$1' is not a port"; fi
+}
+
+# peer IP PORT: the peer's outer address.
+# shellcheck disable=SC2034 # plans use the variables
+peer() {
+	ipv4 "$1"
+	port "$2"
 	PEER_IP=$1 PEER_PORT=$2
 }
 
@@ -294,6 +310,8 @@ ends() {
 	if [ -z "$OLD_IP" ] || [ -z "$OLD_LOCAL" ] || [ -z "$OLD_PORT" ]; then die 1 "$dev is not bound: run $0 bind IP PORT"; fi
 }
 
+locked() { "$@"; }
+
 # What the host has to tell. A value in the environment goes before.
 facts() {
 	# first IPv4 address of s0
@@ -309,7 +327,7 @@ remember() {
 }
 
 up() {
-	# the kernel's FOU, unless it answers already
+	# the kernel's fou, unless it is there already
 	quiet ip fou show ||
 		try '' modprobe fou || fail 10
 	# the kernel's ipip, unless it is there already
@@ -619,40 +637,51 @@ status() {
 	show nft list table ip ipipou0
 }
 
-usage() { die 2 "usage: $0 up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"; }
-
-find_ip
-load
-case ${1-} in
-up)
-	[ $# -eq 1 ] || usage
+op_up() {
 	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
 	facts
 	begin
 	up
 	remember
 	done_with
-	;;
-down)
+}
+op_down() { undo_all || exit 200; }
+
+op_bind_0() {
+	peer "${1-}" "${2-}"
+	facts
+	unbound ipipou0
+	begin
+	bind_0
+	done_with
+}
+op_move_0() {
+	peer "${1-}" "${2-}"
+	facts
+	ends ipipou0
+	begin
+	rebind_0
+	done_with
+}
+
+usage() { die 2 "usage: $0 up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"; }
+
+find_ip
+load
+case ${1-} in
+up|down)
 	[ $# -eq 1 ] || usage
-	undo_all || exit 200
+	locked "op_$1"
 	;;
 bind|rebind)
+	[ $# -le 4 ] || usage
 	[ -s "$JOURNAL" ] || die 1 "$NAME is not up: run $0 up"
 	case ${4-ipipou0} in
 	ipipou0)
-		peer "${2-}" "${3-}"
-		facts
-		if [ "$1" = rebind ]; then
-			ends ipipou0
-			begin
-			rebind_0
-		else
-			unbound ipipou0
-			begin
-			bind_0
-		fi
-		done_with
+		case $1 in
+		bind) locked op_bind_0 "${2-}" "${3-}" ;;
+		*) locked op_move_0 "${2-}" "${3-}" ;;
+		esac
 		;;
 	*) die 2 "no tunnel ${4-}" ;;
 	esac

@@ -1,0 +1,173 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"ipipou/plans"
+)
+
+// A movable tunnel can be told that one of its ends has another address.
+type movable interface {
+	stale() bool
+	trigger()
+	refreshes() bool
+	resolve(ctx context.Context) error
+}
+
+// A mover is a tunnel that knows where its other end is, and the values its
+// plans were run with. It follows what changes: its own address, and what the
+// other end's name stands for.
+type mover struct {
+	in *Instance
+
+	mu     sync.Mutex
+	tunnel plans.Tunnel // RemoteIP is what the name stood for last
+	vars   map[string]string
+	index  int  // of the outer interface; another when it was made anew
+	owed   bool // the last move failed half-way
+}
+
+func newMover(in *Instance, t plans.Tunnel) *mover {
+	m := &mover{in: in, tunnel: t, vars: maps.Clone(in.vars)}
+	m.index = m.outer()
+	return m
+}
+
+// outer is the index of the tunnel's outer interface, 0 if none was given.
+func (m *mover) outer() int {
+	dev, err := net.InterfaceByName(m.tunnel.FOUDev)
+	if err != nil {
+		return 0
+	}
+	return dev.Index
+}
+
+func (m *mover) remote() netip.AddrPort {
+	return netip.AddrPortFrom(m.tunnel.RemoteIP, m.tunnel.RemotePort)
+}
+
+// fresh asks for the tunnel's outer addresses and says whether one of them or
+// the interface is another than before.
+func (m *mover) fresh() (vars map[string]string, changed bool, err error) {
+	vars = maps.Clone(m.vars)
+	for name, value := range m.tunnel.PeerVars(m.remote()) {
+		if _, known := vars[name]; known {
+			vars[name] = value
+		}
+	}
+	if name := m.tunnel.IPVar(); name != "" {
+		for _, v := range m.in.Config.Facts() {
+			if v.Name == name {
+				if vars[name], err = m.in.run.Ask(v); err != nil {
+					return nil, false, err
+				}
+			}
+		}
+	}
+	return vars, m.outer() != m.index || !maps.Equal(vars, m.vars), nil
+}
+
+func (m *mover) stale() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, changed, err := m.fresh()
+	return err == nil && (changed || m.owed)
+}
+
+// follow moves the tunnel if an end of it has another address. The caller holds
+// the lock.
+func (m *mover) follow() error {
+	vars, changed, err := m.fresh()
+	if err != nil || !changed && !m.owed {
+		return err
+	}
+	m.owed = true
+	index := m.outer()
+	if _, err := m.in.run.Run(context.Background(), m.tunnel.Move(), vars); err != nil {
+		return err
+	}
+	before, after := m.vars, vars
+	m.vars, m.index, m.owed = vars, index, false
+	said := false
+	for name, new := range after {
+		if old := before[name]; old != new {
+			whose := "own"
+			if name != m.tunnel.IPVar() {
+				whose = "the other end's"
+			}
+			m.in.Log.Info(fmt.Sprintf("%s: %s address changed, tunnel moved from %s to %s", m.tunnel.Dev, whose, old, new))
+			said = true
+		}
+	}
+	if !said {
+		m.in.Log.Info(m.tunnel.Dev + ": the outer interface was made anew, tunnel moved")
+	}
+	return nil
+}
+
+func (m *mover) refreshes() bool { return m.tunnel.Refresh > 0 }
+
+// watch resolves the other end's name again and again. While it can't be
+// resolved, and while the address in use is one of its answers, the tunnel stays.
+func (m *mover) watch(ctx context.Context, trigger func()) error {
+	host, failing := m.tunnel.RemoteHost, false
+	tick := time.NewTicker(m.tunnel.Refresh)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		ips, err := lookup(ctx, m.tunnel)
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.mu.Lock()
+		now := m.tunnel.RemoteIP
+		moved := err == nil && !slices.Contains(ips, now)
+		if moved {
+			m.tunnel.RemoteIP = ips[0]
+		}
+		m.mu.Unlock()
+		switch {
+		case err != nil && !failing:
+			m.in.Log.Warn(fmt.Sprintf("%s: %s can't be resolved, staying with %s: %v", m.tunnel.Dev, host, now, err))
+		case err == nil && failing:
+			m.in.Log.Info(fmt.Sprintf("%s: %s can be resolved again", m.tunnel.Dev, host))
+		}
+		failing = err != nil
+		if moved {
+			m.in.Log.Info(fmt.Sprintf("%s: %s is at %s now, no more at %s", m.tunnel.Dev, host, ips[0], now))
+			trigger()
+		}
+	}
+}
+
+// lookup is every address of the other end's name in the tunnel's outer family.
+func lookup(ctx context.Context, t plans.Tunnel) ([]netip.Addr, error) {
+	network := "ip4"
+	if t.OuterIPv6() {
+		network = "ip6"
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, network, t.RemoteHost)
+	for i := range ips {
+		ips[i] = ips[i].Unmap()
+	}
+	return ips, err
+}
+
+func resolve(ctx context.Context, t plans.Tunnel) (netip.Addr, error) {
+	ips, err := lookup(ctx, t)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return ips[0], nil
+}

@@ -1,0 +1,52 @@
+package instance
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"ipipou/plans"
+)
+
+// retryMove is how long a static tunnel waits before it tries again to move.
+const retryMove = 5 * time.Second
+
+// A static tunnel has nobody to authenticate to; it only follows its ends.
+type static struct {
+	*mover
+	again chan struct{}
+}
+
+func newStatic(in *Instance, t plans.Tunnel) *static {
+	in.Log.Info(t.Dev + ": up")
+	return &static{mover: newMover(in, t), again: make(chan struct{}, 1)}
+}
+
+func (s *static) trigger() {
+	select {
+	case s.again <- struct{}{}:
+	default: // one is pending
+	}
+}
+
+func (s *static) resolve(ctx context.Context) error { return s.watch(ctx, s.trigger) }
+
+func (s *static) run(ctx context.Context) error {
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.again:
+		case <-retry:
+		}
+		retry = nil
+		s.mu.Lock()
+		err := s.follow()
+		s.mu.Unlock()
+		if err != nil {
+			s.in.Log.Error(s.tunnel.Dev + ": moving the tunnel: " + strings.ReplaceAll(err.Error(), "\n", "; "))
+			retry = time.After(retryMove)
+		}
+	}
+}

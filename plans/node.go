@@ -1,0 +1,178 @@
+package plans
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// A Node is one [[node]] of a file that all nodes of a network share: the
+// settings of its own end, and what the others find behind it.
+type Node struct {
+	Name     string
+	Networks []string
+	Settings Settings
+	Where    string // "mesh.toml:7"
+}
+
+func parseNode(table map[string]any, file string, lines map[string]int) (Node, error) {
+	n := Node{Where: at(file, lines, "name")}
+	name, ok := table["name"].(string)
+	if !ok || !nftName(name) {
+		return n, fmt.Errorf("%s: name: each [[node]] wants one: a letter, then letters, digits and _ - .", n.Where)
+	}
+	n.Name = name
+	delete(table, "name")
+	if v, given := table["networks"]; given {
+		list, ok := typed(List, v)
+		if !ok {
+			return n, fmt.Errorf("%s: networks: want a list of strings", at(file, lines, "networks"))
+		}
+		n.Networks = list.([]string)
+		delete(table, "networks")
+	}
+	var err error
+	n.Settings, err = settingsOf(table, file, lines)
+	return n, err
+}
+
+// nodeLayer are the settings of the node that this host is: its own, and what
+// follows from the others'. Of two nodes each is the other's remote; of more, a
+// node has no remote, and routes choose the outer destination.
+func nodeLayer(top Settings, nodes []Node, flags Settings, read Files) (Settings, error) {
+	names := make([]string, len(nodes))
+	for i, n := range nodes {
+		if slices.Contains(names[:i], n.Name) {
+			return nil, fmt.Errorf("%s: name: %q is another node's too", n.Where, n.Name)
+		}
+		names[i] = n.Name
+	}
+	r := newReader(top, read)
+	me := slices.Index(names, r.text("node"))
+	switch {
+	case len(nodes) == 0:
+		return nil, fmt.Errorf("%s: no file has a [[node]]", r.where("node"))
+	case !r.has("node"):
+		return nil, fmt.Errorf("--node: say which node this host is: %s", strings.Join(names, ", "))
+	case me < 0:
+		return nil, fmt.Errorf("%s: %q is none of the nodes: %s", r.where("node"), r.text("node"), strings.Join(names, ", "))
+	case len(nodes) < 2:
+		return nil, fmt.Errorf("%s: a node needs another one: give a second [[node]]", nodes[0].Where)
+	}
+	layer := top.over(nodes[me].Settings).over(flags)
+	own, err := readNode(nodes[me], layer, read)
+	if err != nil {
+		return nil, err
+	}
+	direct := len(nodes) == 2
+	routes := append([]string{}, newReader(layer, read).list("routes")...)
+	where := nodes[me].Where + ": node " + nodes[me].Name
+	if set, ok := layer["routes"]; ok {
+		where = set.Where
+	}
+	for i, n := range nodes {
+		if i == me {
+			continue
+		}
+		other, err := readNode(n, top.over(n.Settings), read)
+		if err != nil {
+			return nil, err
+		}
+		if direct {
+			remote := Settings{"fou-remote-ip": {other.FOUIP.String(), n.Where}, "tunl-peer-ip": {peersOf(own, other), n.Where}}
+			if other.Encap != None {
+				remote["fou-remote-port"] = Setting{int(other.FOUPort), n.Where}
+			}
+			layer = remote.over(layer)
+		}
+		routes = append(routes, routesTo(n, own, other, direct)...)
+	}
+	layer["routes"] = Setting{routes, where}
+	return layer, nil
+}
+
+// readNode reads what the other nodes must know of one.
+func readNode(n Node, layer Settings, read Files) (Tunnel, error) {
+	r := newReader(layer, read)
+	if r.role() != Static {
+		return Tunnel{}, fmt.Errorf("%s: nodes are static tunnels: leave %s out", n.Where, r.authenticated())
+	}
+	t := Tunnel{Role: Static}
+	r.number(&t)
+	m := r.shape(&t)
+	t.FOUIP = r.outer("fou-local-ip", m)
+	if !t.FOUIP.IsValid() && r.err == nil {
+		return t, fmt.Errorf("%s: node %s has no fou-local-ip, its outer address", n.Where, n.Name)
+	}
+	if t.Encap != None {
+		r.localPort(&t)
+	}
+	for _, text := range r.list("tunl-ip") {
+		t.Addrs = append(t.Addrs, r.innerAddress("tunl-ip", text, m))
+	}
+	if r.has("bridge") {
+		t.Bridge = r.bridge(&t)
+	}
+	return t, r.err
+}
+
+// authenticated is the setting by which a tunnel is not a static one.
+func (r *reader) authenticated() string {
+	if name := r.authentication(); name != "" {
+		return name
+	}
+	return map[bool]string{true: "server", false: "client"}[r.flag("server")]
+}
+
+// peersOf are the other node's addresses for those of ours without a prefix.
+func peersOf(own, other Tunnel) []string {
+	var out []string
+	taken := map[int]bool{}
+	for _, a := range own.Addrs {
+		if a.Bits >= 0 {
+			continue
+		}
+		for i, b := range other.Addrs {
+			if !taken[i] && b.IP.Is4() == a.IP.Is4() {
+				taken[i] = true
+				out = append(out, b.IP.String())
+				break
+			}
+		}
+	}
+	return out
+}
+
+// routesTo are the routes to a node and to what is behind it.
+func routesTo(n Node, own, other Tunnel, direct bool) []string {
+	var out []string
+	add := func(to string) {
+		if !direct {
+			to += " via " + other.FOUIP.String() + " onlink"
+		}
+		if !slices.Contains(out, to) {
+			out = append(out, to)
+		}
+	}
+	peers := peersOf(own, other)
+	for _, a := range other.Addrs {
+		near := slices.Contains(peers, a.IP.String()) || slices.ContainsFunc(own.Addrs, func(b Address) bool {
+			return b.Bits >= 0 && netip.PrefixFrom(b.IP, b.Bits).Contains(a.IP)
+		})
+		if !direct || !near {
+			add(netip.PrefixFrom(a.IP, a.IP.BitLen()).String())
+		}
+	}
+	for _, network := range n.Networks {
+		add(network)
+	}
+	if other.Bridge != nil {
+		for _, p := range other.Bridge.Addrs {
+			if own.how().carries(p.Addr().Is6()) {
+				add(p.Masked().String())
+			}
+		}
+	}
+	return out
+}
