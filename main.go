@@ -172,7 +172,7 @@ type line struct {
 	settings plans.Settings
 }
 
-const description = "Authenticated IP tunnels over UDP (ipip over FOU), carried by the kernel, across NAT and roaming."
+const description = "IP tunnels that the kernel carries: authenticated, over UDP, across NAT and roaming; or static, in all of Linux's modes."
 
 // parse reads the command line. done means that all there was to do is done
 // (--help, --version).

@@ -12,8 +12,7 @@ import (
 // by which instances know each other's.
 const forwardGroup = "1728"
 
-// oldRedirects is the fact that holds a setting which the kernel changes along
-// with ip_forward (inet_forward_change, net/ipv4/devinet.c).
+// oldRedirects is the fact that holds whether redirects were accepted.
 const oldRedirects = "ACCEPT_REDIRECTS"
 
 func (c Config) forwarders() (all []Tunnel, v4, v6 bool) {
@@ -36,16 +35,54 @@ func (t Tunnel) forwards6() bool {
 		slices.ContainsFunc(t.Routes, func(r Route) bool { return r.To.Addr().Is6() })
 }
 
+// A kept setting is one that the kernel changes along with forwarding, and that
+// it does not put back.
+type kept struct{ variable, key, comment string }
+
+// keeps are the settings of a family: whether redirects are accepted, and whether
+// devices forward each for itself (inet_forward_change in net/ipv4/devinet.c,
+// addrconf_fixup_forwarding in net/ipv6/addrconf.c).
+func (c Config) keeps(family string) []kept {
+	tunnels, _, _ := c.forwarders()
+	var devs []string
+	for _, t := range tunnels {
+		devs = append(devs, t.ForwardDevs...)
+		if t.FOUDev != "" {
+			devs = append(devs, t.FOUDev)
+		}
+	}
+	var out []kept
+	if family == "ipv4" {
+		out = append(out, kept{oldRedirects, "net/ipv4/conf/all/accept_redirects", "whether ICMP redirects are accepted"})
+	}
+	for i, dev := range devs {
+		ours := slices.ContainsFunc(c.Tunnels, func(t Tunnel) bool { return t.Dev == dev || t.Bridge != nil && t.Bridge.Name == dev })
+		if !ours && !slices.Contains(devs[:i], dev) {
+			variable := map[string]string{"ipv4": "FORWARDING", "ipv6": "FORWARDING6"}[family]
+			out = append(out, kept{numbered(variable, i), "net/" + family + "/conf/" + dev + "/forwarding", "whether " + dev + " forwards by itself"})
+		}
+	}
+	return out
+}
+
 // oldSettings are settings of the host that an undo has to know.
 func (c Config) oldSettings() []Var {
-	if _, v4, _ := c.forwarders(); !v4 {
-		return nil
+	_, v4, v6 := c.forwarders()
+	var all []kept
+	if v4 {
+		all = append(all, c.keeps("ipv4")...)
 	}
-	return []Var{{
-		Name: oldRedirects, Comment: "whether ICMP redirects are accepted, which turning forwarding on and off changes",
-		Query: cmd("cat", "/proc/sys/net/ipv4/conf/all/accept_redirects"), Word: 1,
-		Missing: "/proc/sys/net/ipv4/conf/all/accept_redirects can't be read",
-	}}
+	if v6 {
+		all = append(all, c.keeps("ipv6")...)
+	}
+	var vars []Var
+	for _, k := range all {
+		vars = append(vars, Var{
+			Name: k.variable, Comment: k.comment + ", which turning forwarding on and off changes",
+			Query: cmd("cat", "/proc/sys/"+k.key), Word: 1, Default: "0",
+		})
+	}
+	return vars
 }
 
 // forwarding are the steps that let packets pass between tunnels and what they
@@ -66,17 +103,19 @@ func (c Config) forwarding() []Step {
 	rules := []string{"type filter hook forward priority filter; policy accept;"}
 	var masquerade []string
 	for _, t := range tunnels {
-		from, to := t.between()
-		b.chain("from_"+strconv.Itoa(t.Number), append(from, words(counter, "drop"))...)
-		b.chain("to_"+strconv.Itoa(t.Number), append(to, words(counter, "drop"))...)
-		rules = append(rules, fmt.Sprintf("iifname %q jump from_%d", t.Dev, t.Number), fmt.Sprintf("oifname %q jump to_%d", t.Dev, t.Number))
+		if len(t.ForwardDevs)+len(t.ForwardNets) > 0 {
+			from, to := t.between()
+			b.chain("from_"+strconv.Itoa(t.Number), append(from, words(counter, "drop"))...)
+			b.chain("to_"+strconv.Itoa(t.Number), append(to, words(counter, "drop"))...)
+			rules = append(rules, fmt.Sprintf("iifname %q jump from_%d", t.Dev, t.Number), fmt.Sprintf("oifname %q jump to_%d", t.Dev, t.Number))
+		}
 		if t.Masquerade {
 			masquerade = append(masquerade, t.disguise()...)
 		}
 	}
 	b.chain("forward", rules...)
 	if len(masquerade) > 0 {
-		b.chain("masquerade", append([]string{"type nat hook postrouting priority srcnat; policy accept;"}, masquerade...)...)
+		b.chain("disguise", append([]string{"type nat hook postrouting priority srcnat; policy accept;"}, masquerade...)...)
 	}
 	b.line(0, "}")
 	steps := []Step{{
@@ -86,24 +125,26 @@ func (c Config) forwarding() []Step {
 		Key:     "forwarding",
 	}}
 	if v4 {
-		steps = append(steps, c.router(name, "ipv4", "/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward", Step{
-			Comment: "turning forwarding off makes the kernel accept redirects; this puts back what was",
-			Undo:    cmd("sysctl", "-q", "-w", "net.ipv4.conf.all.accept_redirects=${"+oldRedirects+"}"),
-		})...)
+		steps = append(steps, c.router(name, "ipv4", "net/ipv4/ip_forward")...)
 	}
 	if v6 {
-		steps = append(steps, c.router(name, "ipv6", "/proc/sys/net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding")...)
+		steps = append(steps, c.router(name, "ipv6", "net/ipv6/conf/all/forwarding")...)
 	}
 	return steps
 }
 
 // router makes a host forward that did not, for the tunnels alone.
-func (c Config) router(table, family, file, setting string, first ...Step) []Step {
-	off := cmd("grep", "-qx", "0", file)
-	for i := range first {
-		first[i].If = off
+func (c Config) router(table, family, setting string) []Step {
+	off := cmd("grep", "-qx", "0", "/proc/sys/"+setting)
+	var steps []Step
+	for i, k := range c.keeps(family) {
+		s := Step{Undo: cmd("sysctl", "-e", "-q", "-w", k.key+"=${"+k.variable+"}"), If: off}
+		if i == 0 {
+			s.Comment = "turning forwarding off changes more than turning it on did; this puts back what was"
+		}
+		steps = append(steps, s)
 	}
-	return append(first, Step{
+	return append(steps, Step{
 		Comment: "a host that was no router becomes one for tunnels alone",
 		Do:      nft(fmt.Sprintf("add rule inet %s forward meta nfproto %s iifgroup != %s oifgroup != %s drop", table, family, forwardGroup, forwardGroup)),
 		If:      off,
@@ -119,9 +160,6 @@ func (c Config) router(table, family, file, setting string, first ...Step) []Ste
 func (t Tunnel) between() (from, to []string) {
 	const known = "ct state established,related return"
 	from, to = []string{known}, []string{known}
-	if len(t.ForwardDevs)+len(t.ForwardNets) == 0 {
-		return []string{"return"}, []string{"return"}
-	}
 	if devs := quoted(t.ForwardDevs); devs != "" {
 		from, to = append(from, "oifname "+devs+" return"), append(to, "iifname "+devs+" return")
 	}
@@ -130,7 +168,8 @@ func (t Tunnel) between() (from, to []string) {
 		is6  bool
 	}{{"ip", false}, {"ip6", true}} {
 		if nets := networks(t.ForwardNets, family.is6); nets != "" {
-			from, to = append(from, family.word+" daddr "+nets+" return"), append(to, family.word+" saddr "+nets+" return")
+			// Who forges such an address comes from elsewhere than the way to it leads.
+			from, to = append(from, family.word+" daddr "+nets+" return"), append(to, family.word+" saddr "+nets+" fib saddr . iif oif exists return")
 		}
 	}
 	return from, to

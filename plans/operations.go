@@ -91,7 +91,7 @@ func (s *script) operations(c Config) {
 	}
 	s.line("\tfacts\n\tbegin\n\tup\n\tremember\n\tdone_with")
 	if len(clients) > 0 {
-		s.line("\tauthenticate || {\n\t\tsay \"${STEP-}: $ERR\"\n\t\tundo_all\n\t\texit 120\n\t}")
+		s.line("\tauthenticate || {\n\t\tsay \"${STEP-}: $ERR\"\n\t\tundo_all\n\t\t[ -z \"$INTERRUPTED\" ] || exit 1\n\t\texit 120\n\t}")
 	}
 	s.line("}\nop_down() { undo_all || exit 200; }")
 	for _, t := range c.Tunnels {

@@ -204,8 +204,10 @@ type Var struct {
 	Value string
 	Query Command
 	Word  int
-	// Missing is the error when the query has no answer.
+	// Missing is the error when the query has no answer, unless Default says
+	// what that means.
 	Missing string
+	Default string
 }
 
 // Answer takes the value of v from what its query printed; "" if it is not there.

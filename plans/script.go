@@ -87,6 +87,10 @@ func (s *script) facts(c Config) {
 			continue
 		}
 		s.line("\t: \"${%s:=%s}\"", v.Name, query)
+		if v.Default != "" {
+			s.line("\t: \"${%s:=%s}\"", v.Name, v.Default)
+			continue
+		}
 		s.line("\t[ -n \"$%s\" ] || die 2 %s", v.Name, Quote(v.Missing))
 	}
 	s.line("\treturn 0\n}\n")

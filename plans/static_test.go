@@ -1,6 +1,8 @@
 package plans
 
 import (
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -129,6 +131,25 @@ func TestStaticRefused(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s\n\terror %v\n\twant  %s", c.line, err, c.want)
+		}
+	}
+}
+
+// nft itself reads the rules for what is forwarded (-c: and does nothing).
+func TestForwardRulesAreValid(t *testing.T) {
+	if os.Getuid() != 0 && os.Getenv("CI") == "" {
+		t.Skip("nft wants root to check a ruleset")
+	}
+	for _, words := range [][]string{
+		static("--tunl-ip", "10.9.0.1/30", "--forward"),
+		static("--mode", "any4", "--tunl-ip", "10.9.0.1/30,fd00::1/64", "--forward", "--masquerade", "--forward-to", "lan0,lan1,10.2.0.0/16,10.3.0.0/16,fd01::/64", "--no-nft-counter"),
+	} {
+		var text strings.Builder
+		resolve(t, words...).Up().Walk(func(s Step) { text.WriteString(s.Do.Stdin) })
+		nft := exec.Command("nft", "-c", "-f", "-")
+		nft.Stdin = strings.NewReader(text.String())
+		if out, err := nft.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s\n%s", err, out, text.String())
 		}
 	}
 }

@@ -50,6 +50,9 @@ func (r *Runner) Ask(v plans.Var) (string, error) {
 	if answer := v.Answer(stdout); err == nil && answer != "" {
 		return answer, nil
 	}
+	if v.Default != "" {
+		return v.Default, nil
+	}
 	r.Log.Debug("no answer", "command", strings.Join(v.Query.Argv, " "), "stderr", strings.TrimSpace(stderr))
 	return "", errors.New(v.Missing)
 }

@@ -821,6 +821,7 @@ op_up() {
 	authenticate || {
 		say "${STEP-}: $ERR"
 		undo_all
+		[ -z "$INTERRUPTED" ] || exit 1
 		exit 120
 	}
 }

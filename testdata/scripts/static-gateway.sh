@@ -322,7 +322,10 @@ facts() {
 	: "${PEER_PORT:=10000}"
 	# whether ICMP redirects are accepted, which turning forwarding on and off changes
 	: "${ACCEPT_REDIRECTS:=$(word 1 cat /proc/sys/net/ipv4/conf/all/accept_redirects)}"
-	[ -n "$ACCEPT_REDIRECTS" ] || die 2 '/proc/sys/net/ipv4/conf/all/accept_redirects can'\''t be read'
+	: "${ACCEPT_REDIRECTS:=0}"
+	# whether eth0 forwards by itself, which turning forwarding on and off changes
+	: "${FORWARDING_2:=$(word 1 cat /proc/sys/net/ipv4/conf/eth0/forwarding)}"
+	: "${FORWARDING_2:=0}"
 	return 0
 }
 
@@ -331,6 +334,7 @@ remember() {
 	set_var PEER_IP "$PEER_IP"
 	set_var PEER_PORT "$PEER_PORT"
 	set_var ACCEPT_REDIRECTS "$ACCEPT_REDIRECTS"
+	set_var FORWARDING_2 "$FORWARDING_2"
 	return 0
 }
 
@@ -365,28 +369,30 @@ table inet ipipou0 {
 	}
 }
 EOF
-	# turning forwarding off makes the kernel accept redirects; this puts back what was
+	# turning forwarding off changes more than turning it on did; this puts back what was
 	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
 		note "undo_up_5 ${ACCEPT_REDIRECTS}"
+	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
+		note "undo_up_6 ${FORWARDING_2}"
 	# a host that was no router becomes one for tunnels alone
 	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
 		try '' nft -f - <<EOF || fail 40
 add rule inet ipipou0 forward meta nfproto ipv4 iifgroup != 1728 oifgroup != 1728 drop
 EOF
 	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
-		try undo_up_7 sysctl -q -w net.ipv4.ip_forward=1 || fail 1
+		try undo_up_8 sysctl -q -w net/ipv4/ip_forward=1 || fail 1
 	# the operator's own, for the way down
-	note undo_up_8
+	note undo_up_9
 	# bridge for the network behind this end
-	try undo_up_9 ip link add name br0 type bridge || {
+	try undo_up_10 ip link add name br0 type bridge || {
 		if exists; then
 			say 'the bridge br0 exists already: it is used, and will stay'
-			up_or_9_1
+			up_or_10_1
 		else
 			fail 52
 		fi
 	}
-	try undo_up_10 ip address add 10.42.1.1/24 dev br0 || {
+	try undo_up_11 ip address add 10.42.1.1/24 dev br0 || {
 		if exists; then
 			say 'br0 has the address 10.42.1.1/24 already: it is used, and will stay'
 		else
@@ -395,7 +401,7 @@ EOF
 	}
 	try '' ip link set dev br0 up || fail 52
 	# ipipou0: the tunnel to the other end
-	try undo_up_12 ip link add name ipipou0 group 1728 type ipip remote "${PEER_IP}" local 192.0.2.1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev eth0 || fail 52
+	try undo_up_13 ip link add name ipipou0 group 1728 type ipip remote "${PEER_IP}" local 192.0.2.1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev eth0 || fail 52
 	# what the other end sends to the GUE port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 gue local 192.0.2.1 peer "${PEER_IP}" peer_port "${PEER_PORT}" dev eth0 || {
@@ -403,7 +409,7 @@ EOF
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
 		elif unsupported; then
 			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
-			up_or_13_2
+			up_or_14_2
 		else
 			fail 53
 		fi
@@ -417,21 +423,21 @@ EOF
 	pending undo_outer_rule_0 ||
 		try "undo_outer_rule_0 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 32000 || fail 1
 	# what has a route of its own, longer than the tunnel's, keeps it
-	try undo_up_18 ip -4 rule add lookup main suppress_prefixlength 0 pref 32001 || fail 1
+	try undo_up_19 ip -4 rule add lookup main suppress_prefixlength 0 pref 32001 || fail 1
 	# all the rest goes through the tunnel
-	try undo_up_19 ip -4 rule add lookup 10000 pref 32002 || fail 1
+	try undo_up_20 ip -4 rule add lookup 10000 pref 32002 || fail 1
 	# the operator's own, the tunnel is up
 	try '' logger 'it'\''s' up || fail 1
 	return 0
 }
 
-up_or_9_1() {
+up_or_10_1() {
 	# it must be a bridge
 	try '' test -d /sys/class/net/br0/bridge || fail 1
 	return 0
 }
 
-up_or_13_2() {
+up_or_14_2() {
 	# FOU listener in the form that older kernels and iproute2 know
 	pending undo_plain_listener_0 ||
 		try undo_plain_listener_0 ip fou add port 10000 gue || {
@@ -496,28 +502,31 @@ undo_plain_listener_0() {
 	run ip fou del port 10000
 }
 undo_up_10() {
+	run ip link del dev br0
+}
+undo_up_11() {
 	run ip address del 10.42.1.1/24 dev br0
 }
-undo_up_12() {
+undo_up_13() {
 	run ip link del dev ipipou0
 }
-undo_up_18() {
+undo_up_19() {
 	run ip -4 rule del lookup main suppress_prefixlength 0 pref 32001
 }
-undo_up_19() {
+undo_up_20() {
 	run ip -4 rule del lookup 10000 pref 32002
 }
 undo_up_5() {
-	run sysctl -q -w "net.ipv4.conf.all.accept_redirects=${1}"
+	run sysctl -e -q -w "net/ipv4/conf/all/accept_redirects=${1}"
 }
-undo_up_7() {
-	run sysctl -q -w net.ipv4.ip_forward=0
+undo_up_6() {
+	run sysctl -e -q -w "net/ipv4/conf/eth0/forwarding=${1}"
 }
 undo_up_8() {
-	run logger gone
+	run sysctl -q -w net/ipv4/ip_forward=0
 }
 undo_up_9() {
-	run ip link del dev br0
+	run logger gone
 }
 
 status() {
