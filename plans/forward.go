@@ -8,12 +8,20 @@ import (
 	"strings"
 )
 
-// forwardGroup is the group (ip-link(8)) of the tunnels that are forwarded for,
-// by which instances know each other's.
+// forwardGroup is the group (ip-link(8)) of tunnels on a host that forwards for
+// their sake alone, by which instances know each other's.
 const forwardGroup = "1728"
 
-// oldRedirects is the fact that holds whether redirects were accepted.
-const oldRedirects = "ACCEPT_REDIRECTS"
+// Facts about forwarding: whether the host does, and whether because of another
+// instance.
+const (
+	forwards4 = "IP_FORWARD"
+	forwards6 = "IP6_FORWARD"
+	forOthers = "FORWARDS_FOR"
+)
+
+// others prints the tunnels that this host forwards for, of every instance.
+var others = cmd("ip", "-o", "link", "show", "group", forwardGroup)
 
 func (c Config) forwarders() (all []Tunnel, v4, v6 bool) {
 	for _, t := range c.Tunnels {
@@ -53,7 +61,7 @@ func (c Config) keeps(family string) []kept {
 	}
 	var out []kept
 	if family == "ipv4" {
-		out = append(out, kept{oldRedirects, "net/ipv4/conf/all/accept_redirects", "whether ICMP redirects are accepted"})
+		out = append(out, kept{"ACCEPT_REDIRECTS", "net/ipv4/conf/all/accept_redirects", "whether ICMP redirects are accepted"})
 	}
 	for i, dev := range devs {
 		ours := slices.ContainsFunc(c.Tunnels, func(t Tunnel) bool { return t.Dev == dev || t.Bridge != nil && t.Bridge.Name == dev })
@@ -67,15 +75,20 @@ func (c Config) keeps(family string) []kept {
 
 // oldSettings are settings of the host that an undo has to know.
 func (c Config) oldSettings() []Var {
-	_, v4, v6 := c.forwarders()
+	tunnels, v4, v6 := c.forwarders()
+	if len(tunnels) == 0 {
+		return nil
+	}
+	vars := []Var{{Name: forOthers, Comment: "a tunnel that this host forwards for already, though it is no router", Query: others, Word: 2, Default: "nobody"}}
 	var all []kept
 	if v4 {
+		vars = append(vars, Var{Name: forwards4, Comment: "whether this host forwards", Query: cmd("cat", "/proc/sys/net/ipv4/ip_forward"), Word: 1, Default: "0"})
 		all = append(all, c.keeps("ipv4")...)
 	}
 	if v6 {
+		vars = append(vars, Var{Name: forwards6, Comment: "whether this host forwards IPv6", Query: cmd("cat", "/proc/sys/net/ipv6/conf/all/forwarding"), Word: 1, Default: "0"})
 		all = append(all, c.keeps("ipv6")...)
 	}
-	var vars []Var
 	for _, k := range all {
 		vars = append(vars, Var{
 			Name: k.variable, Comment: k.comment + ", which turning forwarding on and off changes",
@@ -133,12 +146,17 @@ func (c Config) forwarding() []Step {
 	return steps
 }
 
-// router makes a host forward that did not, for the tunnels alone.
+// router makes a host forward that did not, for the tunnels alone. The last
+// instance that has it so ends it.
 func (c Config) router(table, family, setting string) []Step {
-	off := cmd("grep", "-qx", "0", "/proc/sys/"+setting)
+	fact := map[string]string{"ipv4": forwards4, "ipv6": forwards6}[family]
 	var steps []Step
 	for i, k := range c.keeps(family) {
-		s := Step{Undo: cmd("sysctl", "-e", "-q", "-w", k.key+"=${"+k.variable+"}"), If: off}
+		s := Step{
+			Undo:       cmd("sysctl", "-e", "-q", "-w", k.key+"=${"+k.variable+"}"),
+			UndoUnless: others,
+			If:         cmd("test", "${"+fact+"} ${"+forOthers+"}", "=", "0 nobody"),
+		}
 		if i == 0 {
 			s.Comment = "turning forwarding off changes more than turning it on did; this puts back what was"
 		}
@@ -147,12 +165,43 @@ func (c Config) router(table, family, setting string) []Step {
 	return append(steps, Step{
 		Comment: "a host that was no router becomes one for tunnels alone",
 		Do:      nft(fmt.Sprintf("add rule inet %s forward meta nfproto %s iifgroup != %s oifgroup != %s drop", table, family, forwardGroup, forwardGroup)),
-		If:      off,
+		If:      madeRouter(fact),
 	}, Step{
-		Do:   cmd("sysctl", "-q", "-w", setting+"=1"),
-		Undo: cmd("sysctl", "-q", "-w", setting+"=0"),
-		If:   off,
+		Do:         cmd("sysctl", "-q", "-w", setting+"=1"),
+		Undo:       cmd("sysctl", "-q", "-w", setting+"=0"),
+		UndoUnless: others,
+		If:         madeRouter(fact),
 	})
+}
+
+// madeRouter is a look that tells that this host forwards for tunnels alone.
+func madeRouter(facts ...string) Command {
+	have, router := "", ""
+	for _, f := range facts {
+		have, router = have+"${"+f+"} ", router+"1 "
+	}
+	return cmd("test", have+"${"+forOthers+"}", "!=", router+"nobody")
+}
+
+// grouping marks a tunnel that the host forwards for, though it is no router.
+func (t Tunnel) grouping() []Step {
+	if !t.Forward {
+		return nil
+	}
+	steps := []Step{{
+		Comment: "by this group instances know each other's tunnels, which they don't shut out",
+		Do:      cmd("ip", "link", "set", "dev", t.Dev, "group", forwardGroup),
+		If:      madeRouter(t.routerFacts...),
+	}}
+	if t.Role != Server {
+		return steps
+	}
+	// While nobody was bound, another instance may have been the last one.
+	for _, fact := range t.routerFacts {
+		setting := map[string]string{forwards4: "net/ipv4/ip_forward", forwards6: "net/ipv6/conf/all/forwarding"}[fact]
+		steps = append(steps, Step{Do: cmd("sysctl", "-q", "-w", setting+"=1"), If: madeRouter(fact)})
+	}
+	return steps
 }
 
 // between are the rules for what comes from the tunnel and for what goes to it;

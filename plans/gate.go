@@ -22,6 +22,7 @@ import (
 //	alt_out  and back, on the way out
 //	bare     peer and local address between which ipip or GRE must not come
 //	         without its UDP: their drivers would take it, past the gate
+//	key_N    of a GRE tunnel: its key and no other one's
 func (c Config) gate() []Step {
 	var servers []Tunnel
 	for _, t := range c.Tunnels {
@@ -49,7 +50,9 @@ func (c Config) gate() []Step {
 	b.set("map peers", "type ipv4_addr . inet_service . ipv4_addr . inet_service : verdict", nil, fmt.Sprintf("size %d", 64+4*len(servers)))
 	b.set("map alt_in", "type ipv4_addr . inet_service . ipv4_addr . inet_service : ipv4_addr", nil)
 	b.set("map alt_out", "type ipv4_addr . inet_service : ipv4_addr", altOut)
-	b.set("set bare", "type ipv4_addr . ipv4_addr", nil)
+	for _, set := range bareSets(servers) {
+		b.set("set "+set, "type ipv4_addr . ipv4_addr", nil)
+	}
 	b.chain("pass", counter)
 	b.chain("alternate", "ip daddr set "+peerKey+" map @alt_in", "goto pass")
 	if limits := lifetimes(servers); len(limits) > 0 {
@@ -60,12 +63,22 @@ func (c Config) gate() []Step {
 		}
 		b.chain("timed", append(rules, "goto alternate")...)
 	}
-	b.chain("gate",
+	for _, t := range servers {
+		if t.Mode == "gre" {
+			b.chain(t.ownKey(), t.greHeader()+" goto "+t.beyondKey(), words(counter, "drop"))
+		}
+	}
+	rules := []string{
 		"type filter hook prerouting priority raw; policy accept;",
-		peerKey+" vmap @peers",
-		"ip daddr . udp dport @fou "+words(counter, "drop"),
+		peerKey + " vmap @peers",
+		"ip daddr . udp dport @fou " + words(counter, "drop"),
+	}
+	for _, set := range bareSets(servers) {
 		// By number: the name ipip is protocol 94 in /etc/protocols.
-		"ip protocol "+protocols(servers)+" ip saddr . ip daddr @bare "+words(counter, "drop"))
+		proto := map[bool]string{true: "4", false: "47"}[set == "bare"]
+		rules = append(rules, "ip protocol "+proto+" ip saddr . ip daddr @"+set+" "+words(counter, "drop"))
+	}
+	b.chain("gate", rules...)
 	b.line(0, "}")
 	return []Step{{
 		Comment: "the gate: closed to everybody until a peer has authenticated",
@@ -75,18 +88,46 @@ func (c Config) gate() []Step {
 	}, c.untracked(table)}
 }
 
-// protocols are what the servers' modes put into UDP.
-func protocols(servers []Tunnel) string {
-	var list []string
+// bareSets are the sets of addresses between which a mode must not come without
+// its UDP. Tunnels of GRE share two addresses, so each has a set of its own: what
+// one leaves, the other still has.
+func bareSets(servers []Tunnel) []string {
+	var sets []string
 	for _, t := range servers {
-		if n := strconv.Itoa(t.how().proto); !slices.Contains(list, n) {
-			list = append(list, n)
+		if !slices.Contains(sets, t.bare()) {
+			sets = append(sets, t.bare())
 		}
 	}
-	if len(list) == 1 {
-		return list[0]
+	return sets
+}
+
+func (t Tunnel) bare() string {
+	if t.Mode == "gre" {
+		return "bare_" + strconv.Itoa(t.Number)
 	}
-	return "{ " + strings.Join(list, ", ") + " }"
+	return "bare"
+}
+
+// ownKey is the chain that takes from a peer no other tunnel's key: the kernel
+// finds a GRE tunnel by its key, whatever port the packet came to.
+func (t Tunnel) ownKey() string { return "key_" + strconv.Itoa(t.Number) }
+
+// greHeader matches what is behind the UDP header: the flags of GRE as both ends
+// send it and, two bytes on, the key (RFC 2784, 2890).
+func (t Tunnel) greHeader() string {
+	if t.Key == "" {
+		return "@th,64,16 0x0000"
+	}
+	key, _ := strconv.ParseUint(t.Key, 10, 32) // validated
+	return fmt.Sprintf("@th,64,16 0x2000 @th,96,32 0x%08x", key)
+}
+
+// beyondKey is where a packet with the right key goes on.
+func (t Tunnel) beyondKey() string {
+	if t.Auth.Lifetime > 0 {
+		return "timed"
+	}
+	return "alternate" // rewrites what has an alternate address, and goes to pass
 }
 
 // peerKey is what a peer's packets are known by.
@@ -95,6 +136,8 @@ const peerKey = "ip daddr . udp dport . ip saddr . udp sport"
 // way is the verdict on the tunnel's packets.
 func (t Tunnel) way(alt bool) string {
 	switch {
+	case t.Mode == "gre":
+		return "goto " + t.ownKey()
 	case t.Auth.Lifetime > 0:
 		return "goto timed"
 	case alt:

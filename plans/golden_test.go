@@ -150,6 +150,8 @@ func TestPlans(t *testing.T) {
 		"server-lifetime":     append(server, "--fou-dev", "s0", "--auth-lifetime", "60"),
 		"server-table-device": append(server, "--fou-dev", "s0", "--tunl-dev", "drop", "--nft-table", "mine"),
 		"server-routes":       append(server, "--fou-dev", "s0", "--routes", "10.1.0.0/24,10.2.0.0/16"),
+		"server-gre":          append(server, "--fou-dev", "s0", "--mode", "gre", "--key", "258", "--tunl-ip", "172.28.0.0,fd00::1/64"),
+		"server-gre-lifetime": append(server, "--fou-dev", "s0", "--mode", "gre", "--auth-lifetime", "60"),
 		"server-token":        {"--server", "--fou-dev", "s0", "--auth-token", "t"},
 		"server-address":      {"--server", "--fou-dev", "s0", "--auth-by-remote-ip", "--fou-remote", "198.51.100.1"},
 		"client-dev":          append(client, "--fou-dev", "c0"),
@@ -263,7 +265,7 @@ func TestEveryVariableIsKnown(t *testing.T) {
 		}
 		for _, p := range plans {
 			p.Walk(func(s Step) {
-				for _, command := range []Command{s.Do, s.Undo, s.Unless} {
+				for _, command := range []Command{s.Do, s.Undo, s.Unless, s.If} {
 					if _, err := command.Expand(vars); err != nil {
 						t.Errorf("%s: %v", command, err)
 					}

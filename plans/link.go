@@ -84,11 +84,7 @@ func (t Tunnel) plainListener(key, say string) Else {
 
 // linkAdd makes the tunnel's interface, to a peer that the runner knows.
 func (t Tunnel) linkAdd(local string) Command {
-	words := []string{"ip", "link", "add", "name", t.Dev}
-	if t.Forward {
-		words = append(words, "group", forwardGroup)
-	}
-	words = append(words, "type", t.how().kind)
+	words := []string{"ip", "link", "add", "name", t.Dev, "type", t.how().kind}
 	words = append(words, t.ends(local, t.peerIP(), t.peerPort())...)
 	words = append(words, t.options()...)
 	return t.onOuter(append(words, t.how().words...)...)
@@ -148,7 +144,8 @@ func (t Tunnel) linkDel() Command { return cmd("ip", "link", "del", "dev", t.Dev
 // interior are the steps that make the link usable; gate comes before it is up,
 // when it takes no packets yet. All but the gate goes with the link.
 func (t Tunnel) interior(gate ...Step) []Step {
-	var steps, late []Step
+	steps := t.grouping()
+	var late []Step
 	for i, a := range t.Addrs {
 		words := []string{"ip", "address", "add", a.IP.String()}
 		switch {

@@ -89,6 +89,9 @@ type Step struct {
 	// UndoOnce marks an undo that is not tried again if it fails: no business of
 	// ours, and no reason not to start the next time.
 	UndoOnce bool
+	// UndoUnless is a look that prints something while others need what Undo
+	// would take away. They will take it away themselves.
+	UndoUnless Command
 	// Key names the undo for later plans. While an undo of this key is
 	// pending, the step has been done and is skipped.
 	Key string
@@ -102,7 +105,8 @@ type Step struct {
 	Absent string
 	// Unless is a look at the host that makes the step needless if it succeeds.
 	Unless Command
-	// If is a look at the host that makes the step needless if it fails.
+	// If is a look at the host that makes the step needless if it fails; it may
+	// compare facts.
 	If Command
 	// Else are ways on when Do fails in a way that is known beforehand.
 	Else []Else

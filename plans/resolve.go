@@ -154,9 +154,18 @@ func (c Config) distinct() error {
 // address is asked for, FOU_IP_2 for the next.
 func (c *Config) nameFacts() {
 	ips, devs := map[string]string{}, map[netip.Addr]string{}
+	_, v4, v6 := c.forwarders()
+	var forwards []string
+	if v4 {
+		forwards = append(forwards, forwards4)
+	}
+	if v6 {
+		forwards = append(forwards, forwards6)
+	}
 	clients := 0 // and static tunnels
 	for i := range c.Tunnels {
 		t := &c.Tunnels[i]
+		t.routerFacts = forwards
 		// A server's plans are each of one peer; clients stand in one plan.
 		t.varPeerIP, t.varPeerPort = PeerIP, PeerPort
 		if t.Role != Server {

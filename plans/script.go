@@ -24,7 +24,7 @@ var runtime string
 // header lines are printed as comments at its top. Tokens, private keys and
 // secrets are in it only if asked for; else it names the files that hold them.
 func Script(c Config, header []string, secrets bool) string {
-	s := &script{undos: map[string]Command{}, args: map[string][]string{}}
+	s := &script{undos: map[string]Command{}, args: map[string][]string{}, unless: map[string]Command{}}
 	s.line("#!/bin/sh")
 	for _, h := range header {
 		s.line("%s", strings.TrimRight("# "+h, " "))
@@ -59,6 +59,8 @@ type script struct {
 	body  strings.Builder
 	undos map[string]Command
 	args  map[string][]string // variables that an undo is given, by its name
+	// unless are the looks that make an undo needless.
+	unless map[string]Command
 }
 
 func (s *script) line(format string, args ...any) {
@@ -186,6 +188,7 @@ func (s *script) undo(name string, st Step) (function, entry string) {
 		name = "passing_" + name
 	}
 	s.undos[name], s.args[name] = positional(st.Undo)
+	s.unless[name] = st.UndoUnless
 	entry = name
 	for _, v := range s.args[name] {
 		entry += " ${" + v + "}"
@@ -247,7 +250,11 @@ func (s *script) undoFunctions() {
 	s.line("\n# Undos, run in reverse order of their steps.")
 	for _, name := range names {
 		s.line("%s() {", name)
-		s.command("\trun", s.undos[name], "")
+		run := "\trun"
+		if look := s.unless[name]; !look.IsZero() {
+			run = "\tneeded " + look.line() + " || run"
+		}
+		s.command(run, s.undos[name], "")
 		s.line("}")
 	}
 }

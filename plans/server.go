@@ -134,7 +134,7 @@ func (t Tunnel) admission(peerIP, peerPort string) []string {
 // admit lets the peer through the gate to its tunnel's local address.
 func (t Tunnel) admit(local string, alt bool) []string {
 	el := t.element(t.peerIP(), t.peerPort())
-	lines := []string{fmt.Sprintf("add element ip %s bare { %s . %s }", t.Table, t.peerIP(), local)}
+	lines := []string{fmt.Sprintf("add element ip %s %s { %s . %s }", t.Table, t.bare(), t.peerIP(), local)}
 	if alt {
 		lines = append(lines, fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, local))
 	}
@@ -153,7 +153,7 @@ func (t Tunnel) dismiss(local, peerIP, peerPort string) []string {
 		fmt.Sprintf("delete element ip %s peers { %s }", t.Table, el),
 		fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, t.FOUIPAlt),
 		fmt.Sprintf("delete element ip %s alt_in { %s }", t.Table, el),
-		fmt.Sprintf("delete element ip %s bare { %s . %s }", t.Table, peerIP, local),
+		fmt.Sprintf("delete element ip %s %s { %s . %s }", t.Table, t.bare(), peerIP, local),
 	}
 	if t.Auth.Lifetime > 0 {
 		lines = append(lines,

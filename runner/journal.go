@@ -22,7 +22,8 @@ type Entry struct {
 	Undo    plans.Command `json:"undo"`
 	Key     string        `json:"key,omitempty"`
 	Passing bool          `json:"passing,omitempty"`
-	Once    bool          `json:"once,omitempty"` // forgotten even if it fails
+	Once    bool          `json:"once,omitempty"`  // forgotten even if it fails
+	Unless  plans.Command `json:"unless,omitzero"` // forgotten if this prints something
 }
 
 // record is a line of the journal: an entry, or the ids of entries that are

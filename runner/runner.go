@@ -109,6 +109,10 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	if err != nil {
 		return nil, &StepError{Command: s.Undo, Err: err}
 	}
+	look, err := s.If.Expand(vars)
+	if err != nil {
+		return nil, &StepError{Command: s.If, Err: err}
+	}
 	switch {
 	case s.Absent != "":
 		if r.holds(do) {
@@ -117,12 +121,12 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		return nil, nil
 	case s.Key != "" && r.Journal.Pending(s.Key) != nil:
 		return nil, nil
-	case !s.Unless.IsZero() && r.holds(s.Unless), !s.If.IsZero() && !r.holds(s.If):
+	case !s.Unless.IsZero() && r.holds(s.Unless), !s.If.IsZero() && !r.holds(look):
 		return nil, nil
 	}
 	id := 0
 	if !undo.IsZero() {
-		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce}); err != nil {
+		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless}); err != nil {
 			return nil, &StepError{Command: do, Err: err}
 		}
 	}
@@ -210,6 +214,13 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	failed := 0
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := entries[i]
+		if r.needed(e) {
+			if err := r.Journal.Drop(e.ID); err != nil {
+				failed++
+				r.Log.Error("journal", "error", err)
+			}
+			continue
+		}
 		stderr, err := r.run(e.Undo)
 		gone := err != nil && isGone(e.Undo, stderr)
 		if err != nil && !(tolerant && (gone || e.Once)) {
@@ -228,6 +239,15 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 		return fmt.Errorf("%w: %d of %d undos", ErrUndo, failed, len(entries))
 	}
 	return nil
+}
+
+// needed reports whether others still need what the undo would take away.
+func (r *Runner) needed(e Entry) bool {
+	if e.Unless.IsZero() {
+		return false
+	}
+	stdout, _, err := r.Exec(e.Unless)
+	return err == nil && strings.TrimSpace(stdout) != ""
 }
 
 // isGone reports whether an undo failed because there was nothing to undo. For

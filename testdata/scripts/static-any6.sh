@@ -64,6 +64,9 @@ try() {
 
 quiet() { "$@" >/dev/null 2>&1; }
 
+# needed COMMAND...: it prints who still needs what would be undone.
+needed() { [ -n "$("$@" 2>/dev/null)" ]; }
+
 # absent WORDS COMMAND...: the command must not find what it looks for.
 absent() {
 	ERR=$1

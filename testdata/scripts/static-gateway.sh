@@ -71,6 +71,9 @@ try() {
 
 quiet() { "$@" >/dev/null 2>&1; }
 
+# needed COMMAND...: it prints who still needs what would be undone.
+needed() { [ -n "$("$@" 2>/dev/null)" ]; }
+
 # absent WORDS COMMAND...: the command must not find what it looks for.
 absent() {
 	ERR=$1
@@ -320,6 +323,12 @@ facts() {
 	: "${PEER_IP:=192.0.2.2}"
 	# UDP port of ipipou0's other end
 	: "${PEER_PORT:=10000}"
+	# a tunnel that this host forwards for already, though it is no router
+	: "${FORWARDS_FOR:=$(word 2 ip -o link show group 1728)}"
+	: "${FORWARDS_FOR:=nobody}"
+	# whether this host forwards
+	: "${IP_FORWARD:=$(word 1 cat /proc/sys/net/ipv4/ip_forward)}"
+	: "${IP_FORWARD:=0}"
 	# whether ICMP redirects are accepted, which turning forwarding on and off changes
 	: "${ACCEPT_REDIRECTS:=$(word 1 cat /proc/sys/net/ipv4/conf/all/accept_redirects)}"
 	: "${ACCEPT_REDIRECTS:=0}"
@@ -333,6 +342,8 @@ facts() {
 remember() {
 	set_var PEER_IP "$PEER_IP"
 	set_var PEER_PORT "$PEER_PORT"
+	set_var FORWARDS_FOR "$FORWARDS_FOR"
+	set_var IP_FORWARD "$IP_FORWARD"
 	set_var ACCEPT_REDIRECTS "$ACCEPT_REDIRECTS"
 	set_var FORWARDING_2 "$FORWARDING_2"
 	return 0
@@ -370,16 +381,16 @@ table inet ipipou0 {
 }
 EOF
 	# turning forwarding off changes more than turning it on did; this puts back what was
-	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" = '0 nobody' ||
 		note "undo_up_5 ${ACCEPT_REDIRECTS}"
-	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" = '0 nobody' ||
 		note "undo_up_6 ${FORWARDING_2}"
 	# a host that was no router becomes one for tunnels alone
-	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" '!=' '1 nobody' ||
 		try '' nft -f - <<EOF || fail 40
 add rule inet ipipou0 forward meta nfproto ipv4 iifgroup != 1728 oifgroup != 1728 drop
 EOF
-	! quiet grep -qx 0 /proc/sys/net/ipv4/ip_forward ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" '!=' '1 nobody' ||
 		try undo_up_8 sysctl -q -w net/ipv4/ip_forward=1 || fail 1
 	# the operator's own, for the way down
 	note undo_up_9
@@ -401,7 +412,7 @@ EOF
 	}
 	try '' ip link set dev br0 up || fail 52
 	# ipipou0: the tunnel to the other end
-	try undo_up_13 ip link add name ipipou0 group 1728 type ipip remote "${PEER_IP}" local 192.0.2.1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev eth0 || fail 52
+	try undo_up_13 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 192.0.2.1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev eth0 || fail 52
 	# what the other end sends to the GUE port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 gue local 192.0.2.1 peer "${PEER_IP}" peer_port "${PEER_PORT}" dev eth0 || {
@@ -414,6 +425,9 @@ EOF
 			fail 53
 		fi
 	}
+	# by this group instances know each other's tunnels, which they don't shut out
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" '!=' '1 nobody' ||
+		try '' ip link set dev ipipou0 group 1728 || fail 52
 	# inner addresses
 	try '' ip address add 10.9.0.1/30 dev ipipou0 || fail 51
 	try '' ip link set dev ipipou0 up || fail 52
@@ -423,9 +437,9 @@ EOF
 	pending undo_outer_rule_0 ||
 		try "undo_outer_rule_0 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 32000 || fail 1
 	# what has a route of its own, longer than the tunnel's, keeps it
-	try undo_up_19 ip -4 rule add lookup main suppress_prefixlength 0 pref 32001 || fail 1
+	try undo_up_20 ip -4 rule add lookup main suppress_prefixlength 0 pref 32001 || fail 1
 	# all the rest goes through the tunnel
-	try undo_up_20 ip -4 rule add lookup 10000 pref 32002 || fail 1
+	try undo_up_21 ip -4 rule add lookup 10000 pref 32002 || fail 1
 	# the operator's own, the tunnel is up
 	try '' logger 'it'\''s' up || fail 1
 	return 0
@@ -510,20 +524,20 @@ undo_up_11() {
 undo_up_13() {
 	run ip link del dev ipipou0
 }
-undo_up_19() {
+undo_up_20() {
 	run ip -4 rule del lookup main suppress_prefixlength 0 pref 32001
 }
-undo_up_20() {
+undo_up_21() {
 	run ip -4 rule del lookup 10000 pref 32002
 }
 undo_up_5() {
-	run sysctl -e -q -w "net/ipv4/conf/all/accept_redirects=${1}"
+	needed ip -o link show group 1728 || run sysctl -e -q -w "net/ipv4/conf/all/accept_redirects=${1}"
 }
 undo_up_6() {
-	run sysctl -e -q -w "net/ipv4/conf/eth0/forwarding=${1}"
+	needed ip -o link show group 1728 || run sysctl -e -q -w "net/ipv4/conf/eth0/forwarding=${1}"
 }
 undo_up_8() {
-	run sysctl -q -w net/ipv4/ip_forward=0
+	needed ip -o link show group 1728 || run sysctl -q -w net/ipv4/ip_forward=0
 }
 undo_up_9() {
 	run logger gone
