@@ -65,5 +65,5 @@ func (t Tunnel) Move() Plan {
 		Do:      t.linkSet(t.localIP(), t.peerIP(), t.peerPort()),
 	})
 	steps = append(steps, t.listener()...)
-	return Plan{Name: "rebind", Steps: append(steps, t.movedRule()...)}
+	return Plan{Name: "rebind", Steps: append(steps, t.movedRules()...)}
 }

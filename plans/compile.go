@@ -36,6 +36,7 @@ func (c Config) Up() Plan {
 	}
 	for _, t := range c.Tunnels {
 		if t.Role == Server {
+			p.Steps = append(p.Steps, t.bridging()...) // there whether or not a peer is bound
 			p.Steps = append(p.Steps, t.listen(t.localIP(), "listener"))
 		}
 	}
@@ -102,7 +103,8 @@ func (c Config) Facts() []Var {
 		if t.factIP != "" {
 			query := []string{"ip", family, "-o", "address", "show", "dev", t.FOUDev}
 			if t.how().outer6 {
-				query = append(query, "scope", "global")
+				// Not one that privacy extensions change every day (RFC 8981).
+				query = append(query, "scope", "global", "-temporary", "-deprecated", "-tentative")
 			}
 			add(Var{
 				Name: t.factIP, Comment: "first " + t.how().outer() + " address of " + t.FOUDev,

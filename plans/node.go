@@ -1,6 +1,7 @@
 package plans
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -37,10 +38,17 @@ func parseNode(table map[string]any, file string, lines map[string]int) (Node, e
 	return n, err
 }
 
+// common are the flags that hold for all nodes alike; the others are this one's.
+var common = []string{"mode", "encap", "key", "number"}
+
 // nodeLayer are the settings of the node that this host is: its own, and what
 // follows from the others'. Of two nodes each is the other's remote; of more, a
 // node has no remote, and routes choose the outer destination.
-func nodeLayer(top Settings, nodes []Node, flags Settings, read Files) (Settings, error) {
+func nodeLayer(files []File, flags Settings, read Files) (Settings, error) {
+	var nodes []Node
+	for _, f := range files {
+		nodes = append(nodes, f.Nodes...)
+	}
 	names := make([]string, len(nodes))
 	for i, n := range nodes {
 		if slices.Contains(names[:i], n.Name) {
@@ -48,7 +56,7 @@ func nodeLayer(top Settings, nodes []Node, flags Settings, read Files) (Settings
 		}
 		names[i] = n.Name
 	}
-	r := newReader(top, read)
+	r := newReader(merged(files, flags), read)
 	me := slices.Index(names, r.text("node"))
 	switch {
 	case len(nodes) == 0:
@@ -60,13 +68,82 @@ func nodeLayer(top Settings, nodes []Node, flags Settings, read Files) (Settings
 	case len(nodes) < 2:
 		return nil, fmt.Errorf("%s: a node needs another one: give a second [[node]]", nodes[0].Where)
 	}
+	shared := Settings{}
+	for _, name := range common {
+		if set, ok := flags[name]; ok {
+			shared[name] = set
+		}
+	}
+	top := merged(files, Settings{"node": r.s["node"]})
 	layer := top.over(nodes[me].Settings).over(flags)
-	own, err := readNode(nodes[me], layer, read)
-	if err != nil {
+	all := make([]Tunnel, len(nodes))
+	for i, n := range nodes {
+		l := layer
+		if i != me {
+			l = top.over(n.Settings).over(shared)
+		}
+		var err error
+		if all[i], err = readNode(n, l, read); err != nil {
+			return nil, err
+		}
+	}
+	if err := alike(nodes, all); err != nil {
 		return nil, err
 	}
-	direct := len(nodes) == 2
-	routes := append([]string{}, newReader(layer, read).list("routes")...)
+	return joined(layer, nodes, all, me, read), nil
+}
+
+// alike refuses nodes that could not talk to each other.
+func alike(nodes []Node, all []Tunnel) error {
+	many := len(nodes) > 2
+	if m := all[0].how(); many && !m.oneToMany {
+		return fmt.Errorf("%s: mode %s takes two nodes; for %d, where routes choose the destination, want mode %s",
+			nodes[2].Where, m.name, len(nodes), modeNames(func(m linkMode) bool { return m.oneToMany }))
+	}
+	for i, t := range all {
+		for j, other := range all[:i] {
+			differs := func(what, a, b string) error {
+				return fmt.Errorf("%s: node %s has %s %s, and node %s has %s (%s): they must be the same", nodes[i].Where, nodes[i].Name, what, a, nodes[j].Name, b, nodes[j].Where)
+			}
+			switch {
+			case t.Mode != other.Mode:
+				return differs("mode", string(t.Mode), string(other.Mode))
+			case t.Encap != other.Encap:
+				return differs("encap", string(t.Encap), string(other.Encap))
+			case t.Key != other.Key:
+				return differs("key", cmp.Or(t.Key, "none"), cmp.Or(other.Key, "none"))
+			case many && t.FOUPort != other.FOUPort:
+				return differs("the UDP port", t.port(), other.port())
+			case t.FOUIP == other.FOUIP:
+				return fmt.Errorf("%s: node %s has the outer address %s, which is node %s's too", nodes[i].Where, nodes[i].Name, t.FOUIP, nodes[j].Name)
+			}
+			for _, a := range t.Addrs {
+				if slices.ContainsFunc(other.Addrs, func(b Address) bool { return a.IP == b.IP }) {
+					return fmt.Errorf("%s: node %s has the tunl-ip %s, which is node %s's too", nodes[i].Where, nodes[i].Name, a.IP, nodes[j].Name)
+				}
+			}
+		}
+	}
+	for _, n := range nodes {
+		for _, text := range n.Networks {
+			p, err := netip.ParsePrefix(text)
+			if err != nil || p != p.Masked() {
+				return fmt.Errorf("%s: networks: node %s: %q is not a network such as 10.1.0.0/24", n.Where, n.Name, text)
+			}
+			for j, t := range all {
+				if many && p.Contains(t.FOUIP) {
+					return fmt.Errorf("%s: networks: node %s: %s holds %s, the outer address of node %s: it would be sought through the tunnel", n.Where, n.Name, p, t.FOUIP, nodes[j].Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// joined adds to a node's settings what follows from the others'.
+func joined(layer Settings, nodes []Node, all []Tunnel, me int, read Files) Settings {
+	own, direct := all[me], len(nodes) == 2
+	routes := slices.Clone(newReader(layer, read).list("routes"))
 	where := nodes[me].Where + ": node " + nodes[me].Name
 	if set, ok := layer["routes"]; ok {
 		where = set.Where
@@ -75,10 +152,7 @@ func nodeLayer(top Settings, nodes []Node, flags Settings, read Files) (Settings
 		if i == me {
 			continue
 		}
-		other, err := readNode(n, top.over(n.Settings), read)
-		if err != nil {
-			return nil, err
-		}
+		other := all[i]
 		if direct {
 			remote := Settings{"fou-remote-ip": {other.FOUIP.String(), n.Where}, "tunl-peer-ip": {peersOf(own, other), n.Where}}
 			if other.Encap != None {
@@ -89,14 +163,15 @@ func nodeLayer(top Settings, nodes []Node, flags Settings, read Files) (Settings
 		routes = append(routes, routesTo(n, own, other, direct)...)
 	}
 	layer["routes"] = Setting{routes, where}
-	return layer, nil
+	return layer
 }
 
 // readNode reads what the other nodes must know of one.
 func readNode(n Node, layer Settings, read Files) (Tunnel, error) {
 	r := newReader(layer, read)
 	if r.role() != Static {
-		return Tunnel{}, fmt.Errorf("%s: nodes are static tunnels: leave %s out", n.Where, r.authenticated())
+		name := r.authenticated()
+		return Tunnel{}, fmt.Errorf("%s: nodes are static tunnels: leave %s out", r.where(name), name)
 	}
 	t := Tunnel{Role: Static}
 	r.number(&t)

@@ -89,9 +89,9 @@ type Step struct {
 	// UndoOnce marks an undo that is not tried again if it fails: no business of
 	// ours, and no reason not to start the next time.
 	UndoOnce bool
-	// UndoUnless is a look that prints something while others need what Undo
-	// would take away. They will take it away themselves.
-	UndoUnless Command
+	// UndoUnless are looks that print something while others need what Undo would
+	// take away. They will take it away themselves.
+	UndoUnless []Command
 	// Key names the undo for later plans. While an undo of this key is
 	// pending, the step has been done and is skipped.
 	Key string
@@ -103,7 +103,8 @@ type Step struct {
 	MayFail bool
 	// Absent marks a look at something that must not exist: Do has to fail.
 	Absent string
-	// Unless is a look at the host that makes the step needless if it succeeds.
+	// Unless is a look at the host that makes the step needless if it succeeds; it
+	// may compare facts.
 	Unless Command
 	// If is a look at the host that makes the step needless if it fails; it may
 	// compare facts.

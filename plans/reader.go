@@ -82,6 +82,10 @@ func (r *reader) otherFamily(name string, a netip.Addr, m linkMode) {
 	fits := modeNames(func(other linkMode) bool {
 		return other.outer6 != m.outer6 && other.inner4 == m.inner4 && other.inner6 == m.inner6
 	})
+	if r.role() != Static {
+		r.fail(name, "an authenticated tunnel goes over %s, and %s is none", m.outer(), a)
+		return
+	}
 	if fits == "" {
 		fits = modeNames(func(other linkMode) bool { return other.outer6 != m.outer6 })
 	}

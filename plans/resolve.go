@@ -88,15 +88,15 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 // layersOf are the settings of each tunnel of the instance.
 func layersOf(top Settings, files []File, flags Settings, read Files) ([]Settings, error) {
 	var layers []Settings
-	var nodes []Node
+	nodes := false
 	for _, f := range files {
-		nodes = append(nodes, f.Nodes...)
+		nodes = nodes || len(f.Nodes) > 0
 		for _, own := range f.Tunnels {
 			layers = append(layers, top.over(own).over(flags))
 		}
 	}
-	if _, named := top["node"]; named || len(nodes) > 0 {
-		layer, err := nodeLayer(top, nodes, flags, read)
+	if _, named := top["node"]; named || nodes {
+		layer, err := nodeLayer(files, flags, read)
 		return []Settings{layer}, err
 	}
 	if len(layers) == 0 {
@@ -118,7 +118,7 @@ func (c Config) distinct() error {
 			"tunl-dev " + t.Dev,
 		}
 		if t.Encap != None {
-			keys = append(keys, fmt.Sprintf("fou-local-port %d of %s", t.FOUPort, local))
+			keys = append(keys, fmt.Sprintf("fou-local-port %d of %s, %s,", t.FOUPort, local, t.how().outer()))
 		}
 		if t.Role != Static { // unnumbered links share an address
 			for _, a := range t.Addrs {
@@ -129,13 +129,21 @@ func (c Config) distinct() error {
 			keys = append(keys, "fou-local-ip-alt "+t.FOUIPAlt.String())
 		}
 		for _, r := range t.Routes {
+			if r.To.Bits() == 0 && r.Table == 0 {
+				r.Metric = 0 // each such route has a table of its own, where a metric has no say
+			}
 			keys = append(keys, fmt.Sprintf("route %s, metric %d, table %d,", r.To, r.Metric, r.Table))
 		}
 		for _, key := range keys {
 			if other, both := seen[key]; both {
 				hint := "give each [[tunnel]] its own number"
-				if strings.HasPrefix(key, "route") {
+				switch {
+				case strings.HasPrefix(key, "route") && strings.Contains(key, "/0,"):
+					hint = "one of them can have a default route, or give them tables and rules of your own"
+				case strings.HasPrefix(key, "route"):
 					hint = "give one of them another metric or table"
+				case strings.HasPrefix(key, "fou-local-port") && t.Number != other.Number:
+					hint = "give one of them another fou-local-port"
 				}
 				return fmt.Errorf("tunnel %d (%s): %s is also that of tunnel %s: %s", i+1, t.Dev, key, other.Dev, hint)
 			}
@@ -154,18 +162,10 @@ func (c Config) distinct() error {
 // address is asked for, FOU_IP_2 for the next.
 func (c *Config) nameFacts() {
 	ips, devs := map[string]string{}, map[netip.Addr]string{}
-	_, v4, v6 := c.forwarders()
-	var forwards []string
-	if v4 {
-		forwards = append(forwards, forwards4)
-	}
-	if v6 {
-		forwards = append(forwards, forwards6)
-	}
 	clients := 0 // and static tunnels
 	for i := range c.Tunnels {
 		t := &c.Tunnels[i]
-		t.routerFacts = forwards
+		t.families = c.families()
 		// A server's plans are each of one peer; clients stand in one plan.
 		t.varPeerIP, t.varPeerPort = PeerIP, PeerPort
 		if t.Role != Server {

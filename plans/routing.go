@@ -5,18 +5,18 @@ import (
 	"strconv"
 )
 
-// Rules of a tunnel that takes a default route, in their order: to the other end
-// as if there were no tunnel; then whatever has a route of its own; then the
-// tunnel. They come before the main table's (ip-rule(8), 32766).
-const (
-	outerRule = "32000"
-	ownRule   = "32001"
-	innerRule = "32002"
-)
+// prefs are the places (ip-rule(8)) of a tunnel's rules, one after the other and
+// before the main table's, which is at 32766: what goes by the outer path as if
+// there were no tunnel; then whatever has a route of its own; then the tunnel.
+// They are a tunnel's own, so that several can have such rules.
+func (t Tunnel) prefs() (outer, own, inner string) {
+	first := 29000 + 3*(t.Number%1000)
+	return strconv.Itoa(first), strconv.Itoa(first + 1), strconv.Itoa(first + 2)
+}
 
 // captures reports whether a route would carry the tunnel's own packets into the
-// tunnel, were it in the main table. A peer whose address is not known yet can be
-// anywhere, so half of the Internet counts.
+// tunnel, were it in the main table. Where the peer's address is not known yet or
+// may change, it can be anywhere outside of private networks, and in large ones.
 func (t Tunnel) captures(r Route) bool {
 	switch {
 	case r.Table != 0:
@@ -25,10 +25,21 @@ func (t Tunnel) captures(r Route) bool {
 		return r.Metric == 0 || r.To.Addr().Is6() == t.how().outer6
 	case r.To.Addr().Is6() != t.how().outer6 || t.OneToMany():
 		return false
-	case t.RemoteIP.IsValid():
+	case t.RemoteHost == "" && t.RemoteIP.IsValid() && t.Role != Server:
 		return r.To.Contains(t.RemoteIP)
 	}
-	return r.To.Bits() < 8
+	for _, block := range privateBlocks {
+		if block.Overlaps(r.To) && r.To.Bits() > block.Bits() {
+			return false
+		}
+	}
+	return true
+}
+
+// privateBlocks are those of RFC 1918, 6598 and 4193.
+var privateBlocks = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fc00::/7"),
 }
 
 // table is the routing table for what the main one must not have.
@@ -75,14 +86,15 @@ func (t Tunnel) routing() []Step {
 		steps = append(steps, Step{Comment: comment, Do: cmd(words...)})
 	}
 	steps = append(steps, captured...)
+	_, own, inner := t.prefs()
 	for _, is6 := range []bool{false, true} {
 		if n, any := shortest[is6]; any {
 			if is6 == t.how().outer6 {
-				steps = append(steps, t.aroundTunnel())
+				steps = append(steps, t.aroundTunnel()...)
 			}
 			steps = append(steps,
-				rule(is6, "what has a route of its own, longer than the tunnel's, keeps it", "lookup", "main", "suppress_prefixlength", strconv.Itoa(n), "pref", ownRule),
-				rule(is6, "all the rest goes through the tunnel", "lookup", t.table(), "pref", innerRule))
+				rule(is6, "what has a route of its own, longer than the tunnel's, keeps it", "lookup", "main", "suppress_prefixlength", strconv.Itoa(n), "pref", own),
+				rule(is6, "all the rest goes through the tunnel", "lookup", t.table(), "pref", inner))
 		}
 	}
 	return steps
@@ -100,18 +112,25 @@ func (t Tunnel) neighbour(via netip.Addr, before []Step) []Step {
 	return []Step{{Comment: "gre's outer address of a node is its link-layer address", Do: do}}
 }
 
-// aroundTunnel keeps the tunnel's own packets out of it.
-func (t Tunnel) aroundTunnel() Step {
-	s := rule(t.how().outer6, "the tunnel's own packets don't go through the tunnel", "to", t.peerIP(), "lookup", "main", "pref", outerRule)
-	s.Key = t.key("outer_rule")
-	return s
+// aroundTunnel keeps out of the tunnel its own packets, and those that belong to
+// the outer address: other tunnels', and answers to who reached the host there.
+func (t Tunnel) aroundTunnel() []Step {
+	outer, _, _ := t.prefs()
+	to := rule(t.how().outer6, "the tunnel's own packets don't go through the tunnel", "to", t.peerIP(), "lookup", "main", "pref", outer)
+	to.Key = t.key("outer_rule_to")
+	from := rule(t.how().outer6, "nor what is sent from the outer address", "from", t.localIP(), "lookup", "main", "pref", outer)
+	from.Key = t.key("outer_rule_from")
+	return []Step{to, from}
 }
 
-// moved are the steps for the rule about the peer when that has another address.
-func (t Tunnel) movedRule() []Step {
+// movedRules are the steps for those rules when an end has another address.
+func (t Tunnel) movedRules() []Step {
 	for _, r := range t.Routes {
 		if t.captures(r) && r.To.Addr().Is6() == t.how().outer6 {
-			return []Step{{TakeBack: t.key("outer_rule"), MayFail: true}, t.aroundTunnel()}
+			return append([]Step{
+				{TakeBack: t.key("outer_rule_to"), MayFail: true},
+				{TakeBack: t.key("outer_rule_from"), MayFail: true},
+			}, t.aroundTunnel()...)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package plans
 import (
 	_ "embed"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -24,7 +25,7 @@ var runtime string
 // header lines are printed as comments at its top. Tokens, private keys and
 // secrets are in it only if asked for; else it names the files that hold them.
 func Script(c Config, header []string, secrets bool) string {
-	s := &script{undos: map[string]Command{}, args: map[string][]string{}, unless: map[string]Command{}}
+	s := &script{undos: map[string]Command{}, args: map[string][]string{}, unless: map[string][]Command{}}
 	s.line("#!/bin/sh")
 	for _, h := range header {
 		s.line("%s", strings.TrimRight("# "+h, " "))
@@ -60,7 +61,7 @@ type script struct {
 	undos map[string]Command
 	args  map[string][]string // variables that an undo is given, by its name
 	// unless are the looks that make an undo needless.
-	unless map[string]Command
+	unless map[string][]Command
 }
 
 func (s *script) line(format string, args ...any) {
@@ -225,6 +226,9 @@ func (s *script) attempt(entry string, c Command, after string) {
 }
 
 func (s *script) command(before string, c Command, after string) {
+	if !slices.Contains([]string{"ip", "nft", "modprobe", "sysctl", "test"}, c.Argv[0]) {
+		before += " command" // the operator's own may be called like a function here
+	}
 	if c.Stdin == "" {
 		s.line("%s %s%s", before, c.line(), after)
 		return
@@ -250,11 +254,11 @@ func (s *script) undoFunctions() {
 	s.line("\n# Undos, run in reverse order of their steps.")
 	for _, name := range names {
 		s.line("%s() {", name)
-		run := "\trun"
-		if look := s.unless[name]; !look.IsZero() {
-			run = "\tneeded " + look.line() + " || run"
+		run := "\t"
+		for _, look := range s.unless[name] {
+			run += "needed " + look.line() + " || "
 		}
-		s.command(run, s.undos[name], "")
+		s.command(run+"run", s.undos[name], "")
 		s.line("}")
 	}
 }

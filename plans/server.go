@@ -85,7 +85,7 @@ func (t Tunnel) Rebind() Plan {
 		}
 	}
 	moved := append(t.alternate(), set(t.FOUIPAlt.String()), swap(t.FOUIPAlt.String(), true))
-	moved = append(moved, t.movedRule()...)
+	moved = append(moved, t.movedRules()...)
 	if t.ForceAlt {
 		return Plan{Name: "rebind", Steps: moved}
 	}
@@ -98,7 +98,7 @@ func (t Tunnel) Rebind() Plan {
 		Final: true,
 	}}
 	steps := []Step{direct, swap(t.localIP(), false)}
-	steps = append(steps, t.movedRule()...)
+	steps = append(steps, t.movedRules()...)
 	return Plan{Name: "rebind", Steps: append(steps, []Step{
 		{Comment: "the alternate address, if it was in use, is not needed any more", TakeBack: t.key("alternate_listener"), MayFail: true},
 		{TakeBack: t.key("alternate_address"), MayFail: true},

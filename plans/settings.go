@@ -60,6 +60,9 @@ func (s Settings) Set(name, text, where string) error {
 	case Routing:
 		return s.put(o, strings.Split(text, ","), where)
 	case Lines:
+		if strings.ContainsAny(text, `'"\\`) {
+			return fmt.Errorf("%s: there is no shell that would take the quotes away: call a script, or write the words as a list in a TOML file", where)
+		}
 		return s.put(o, [][]string{strings.Fields(text)}, where)
 	default:
 		return s.put(o, text, where)

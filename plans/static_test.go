@@ -45,7 +45,7 @@ func TestStaticPlans(t *testing.T) {
 
 func TestStaticScripts(t *testing.T) {
 	for name, words := range map[string][]string{
-		"gateway": static("--encap", "gue", "--tunl-ip", "10.9.0.1/30", "--routes", "default", "--forward", "--bridge", "br0 10.42.1.1/24", "--post-up", "logger it's up", "--post-down", "logger gone"),
+		"gateway": static("--encap", "gue", "--tunl-ip", "10.9.0.1/30", "--routes", "default", "--forward", "--bridge", "br0 10.42.1.1/24", "--post-up", "status up", "--post-down", "logger gone"),
 		"any6":    static6("--mode", "any6", "--encap", "gue", "--tunl-ip", "10.9.0.1/30,fd00::1/64"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,6 +113,7 @@ func TestStaticRefused(t *testing.T) {
 		{line + " --bridge a/b 10.1.0.1/24", `--bridge: "a/b" can't be the name of an interface`},
 		{line + " --bridge eth0 10.1.0.1/24", "--bridge: eth0 is the tunnel's or the outer interface"},
 		{line + " --post-up echo ${HOME}", "--post-up: \"${HOME}\": there is no shell that would expand it"},
+		{line + " --post-up sh -c 'x y'", "--post-up: there is no shell that would take the quotes away"},
 		{line + " --node a", "--node: no file has a [[node]]"},
 		{goodClient + " --mode sit", "--mode: an authenticated tunnel is ipip or gre, not sit"},
 		{goodClient + " --encap gue", `--encap: an authenticated tunnel is wrapped in FOU, not "gue"`},
@@ -176,6 +177,8 @@ func TestRoleWithoutSaying(t *testing.T) {
 		}
 	}
 }
+
+const other = "[[node]]\nname = \"c\"\n"
 
 const mesh = `
 mode = "any4"
@@ -245,6 +248,12 @@ func TestNodes(t *testing.T) {
 		{mesh + "[[tunnel]]\nnumber = 3\n", "a", "a file has [[tunnel]]s or [[node]]s, not both"},
 		{"auth-token = \"t\"\n" + mesh, "a", "nodes are static tunnels: leave auth-token out"},
 		{"[[node]]\nname = \"a\"\nfou-local-ip = \"1.2.3.4\"\n", "a", "a node needs another one"},
+		{mesh + "encap = \"gue\"\n", "a", "mesh.toml:9: node b has encap gue, and node a has none (mesh.toml:4): they must be the same"},
+		{mesh + other + "fou-local-ip = \"203.0.113.1\"\n", "a", "mesh.toml:15: node c has the outer address 203.0.113.1, which is node a's too"},
+		{mesh + other + "fou-local-ip = \"1.2.3.4\"\ntunl-ip = \"10.9.0.2\"\n", "a", "mesh.toml:15: node c has the tunl-ip 10.9.0.2, which is node b's too"},
+		{mesh + other + "fou-local-ip = \"1.2.3.4\"\nnetworks = [\"203.0.113.0/24\"]\n", "a", "mesh.toml:15: networks: node c: 203.0.113.0/24 holds 203.0.113.1, the outer address of node a"},
+		{mesh + other + "fou-local-ip = \"1.2.3.4\"\nnetworks = [\"10.4.0.1/16\"]\n", "a", `mesh.toml:15: networks: node c: "10.4.0.1/16" is not a network`},
+		{"encap = \"gue\"\n" + mesh + other + "fou-local = \"1.2.3.4:7\"\n", "b", "mesh.toml:16: node c has the UDP port 7, and node a has 10000 (mesh.toml:5): they must be the same"},
 		{mesh + "[[node]]\nname = \"c\"\nnode = \"a\"\n", "a", "belongs at the top of the file"},
 	} {
 		if _, err := nodeConfig(t, c.text, c.node); err == nil || !strings.Contains(err.Error(), c.want) {

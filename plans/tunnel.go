@@ -85,8 +85,8 @@ type Tunnel struct {
 
 	// factIP and factDev are ${NAME}s of what the host must tell.
 	factIP, factDev string
-	// routerFacts are the ${NAME}s of whether the host forwards, one a family.
-	routerFacts []string
+	// families are those that the instance forwards.
+	families []family
 	// varPeerIP and varPeerPort are the ${NAME}s of the peer.
 	varPeerIP, varPeerPort string
 }

@@ -38,6 +38,9 @@ func Command(limit time.Duration) Exec {
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()
+		if errors.Is(err, exec.ErrWaitDelay) {
+			err = nil // it ended well, and left a child that holds its output
+		}
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w after %s", ErrTimeout, limit)
 		}

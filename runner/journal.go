@@ -18,12 +18,12 @@ import (
 
 // An Entry is a pending undo.
 type Entry struct {
-	ID      int           `json:"id"`
-	Undo    plans.Command `json:"undo"`
-	Key     string        `json:"key,omitempty"`
-	Passing bool          `json:"passing,omitempty"`
-	Once    bool          `json:"once,omitempty"`  // forgotten even if it fails
-	Unless  plans.Command `json:"unless,omitzero"` // forgotten if this prints something
+	ID      int             `json:"id"`
+	Undo    plans.Command   `json:"undo"`
+	Key     string          `json:"key,omitempty"`
+	Passing bool            `json:"passing,omitempty"`
+	Once    bool            `json:"once,omitempty"`   // forgotten even if it fails
+	Unless  []plans.Command `json:"unless,omitempty"` // forgotten if one of these prints something
 }
 
 // record is a line of the journal: an entry, or the ids of entries that are

@@ -109,9 +109,13 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	if err != nil {
 		return nil, &StepError{Command: s.Undo, Err: err}
 	}
-	look, err := s.If.Expand(vars)
+	wanted, err := s.If.Expand(vars)
 	if err != nil {
 		return nil, &StepError{Command: s.If, Err: err}
+	}
+	needless, err := s.Unless.Expand(vars)
+	if err != nil {
+		return nil, &StepError{Command: s.Unless, Err: err}
 	}
 	switch {
 	case s.Absent != "":
@@ -121,7 +125,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		return nil, nil
 	case s.Key != "" && r.Journal.Pending(s.Key) != nil:
 		return nil, nil
-	case !s.Unless.IsZero() && r.holds(s.Unless), !s.If.IsZero() && !r.holds(look):
+	case !s.Unless.IsZero() && r.holds(needless), !s.If.IsZero() && !r.holds(wanted):
 		return nil, nil
 	}
 	id := 0
@@ -243,11 +247,12 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 
 // needed reports whether others still need what the undo would take away.
 func (r *Runner) needed(e Entry) bool {
-	if e.Unless.IsZero() {
-		return false
+	for _, look := range e.Unless {
+		if stdout, _, err := r.Exec(look); err == nil && strings.TrimSpace(stdout) != "" {
+			return true
+		}
 	}
-	stdout, _, err := r.Exec(e.Unless)
-	return err == nil && strings.TrimSpace(stdout) != ""
+	return false
 }
 
 // isGone reports whether an undo failed because there was nothing to undo. For

@@ -20,7 +20,7 @@ type scriptHost struct {
 // printed has the program print its script.
 func printed(t testing.TB, ns *NS, dir string, env []string, args ...string) *scriptHost {
 	t.Helper()
-	out, err := run("", append([]string{Bin(t), "--print-only"}, args...)...)
+	out, err := run("", append([]string{Bin(t), "--print-only", "--with-secrets"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,4 +162,53 @@ func TestPrintedScriptClient(t *testing.T) {
 	script.do(t, "down")
 	same("down")
 	SameState(t, "the client after down", before, b.C1.Snapshot(t))
+}
+
+// With everything on it that a tunnel can have.
+func TestPrintedScriptStatic(t *testing.T) {
+	for name, args := range map[string][]string{
+		"to one": {"--mode", "any4", "--encap", "gue", "--fou-dev", "s0", "--fou-remote", BadAddr, "--tunl-ip", "10.9.0.1,fd09::1/64", "--tunl-peer-ip",
+			"10.9.0.2", "--routes", "default,10.78.0.0/24 via 10.9.0.2 metric 5,fd78::/64,203.0.112.0/23", "--bridge", "br0 10.42.1.1/24", "--forward",
+			"--forward-to", "10.77.0.0/16,s0", "--masquerade", "--mtu", "1400", "--tos", "inherit", "--post-up", "true", "--pre-down", "true"},
+		"to many": {"--mode", "gre", "--fou-dev", "s0", "--key", "5", "--tunl-ip", "10.9.0.1/32", "--routes",
+			"10.9.0.2/32 via " + BadAddr + " onlink,10.9.0.3/32 via 198.51.100.1 onlink table 7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b, dir := NewNet(t), NewNet(t), t.TempDir()
+			for _, net := range []*Net{a, b} { // one that is there already, for a new one's address is random
+				net.Srv.batch(t, "link add br0 address 02:00:00:00:03:01 type bridge", "link set br0 up")
+				Eventually(t, commandTimeout, func() error {
+					if out := net.Srv.Run(t, "ip", "link", "show", "br0"); !strings.Contains(out, "state DOWN") {
+						return fmt.Errorf("not yet without a carrier: %s", out)
+					}
+					return nil
+				})
+			}
+			before := a.Srv.Snapshot(t)
+			same := func(what string) {
+				t.Helper()
+				SameState(t, "after "+what+", the host of the program (-) and that of the script (+)", a.Srv.Snapshot(t), b.Srv.Snapshot(t))
+			}
+			script := printed(t, b.Srv, dir, nil, args...)
+			program := startIPIPOU(t, dir, a.Srv, append(args, "-vv")...)
+			program.WaitLog(t, `ipipou0: up`, commandTimeout)
+			script.do(t, "up")
+			same("up")
+			n := program.Len()
+			for _, net := range []*Net{a, b} {
+				net.Srv.batch(t, "addr add 203.0.113.9/32 dev s0", "addr del "+SrvAddr+"/24 dev s0", "addr del 203.0.113.9/32 dev s0", "addr add 203.0.113.9/24 dev s0")
+			}
+			program.WaitLogFrom(t, n, `own address changed, tunnel moved from \S+ to 203\.0\.113\.9`, commandTimeout)
+			script.do(t, "rebind")
+			same("a move")
+			stop(t, program)
+			script.do(t, "down")
+			same("down")
+			for _, net := range []*Net{a, b} {
+				net.Srv.batch(t, "addr add "+SrvAddr+"/32 dev s0", "addr del 203.0.113.9/24 dev s0", "addr del "+SrvAddr+"/32 dev s0", "addr add "+SrvAddr+"/24 dev s0")
+			}
+			SameState(t, "the host after down", before, b.Srv.Snapshot(t))
+		})
+	}
 }

@@ -18,7 +18,8 @@ import (
 // modules are loaded before there is any namespace, for some make a device in each (ipip: tunl0). A test that compares
 // a namespace before and after must not find a device there that it did not make.
 var modules = []string{
-	"ipip", "sit", "fou", "veth", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nft_ct", "nf_conntrack_netlink",
+	"ipip", "sit", "ip_gre", "ip6_tunnel", "ip6_gre", "ip_vti", "fou", "fou6", "veth", "bridge", "nf_tables", "nft_chain_nat",
+	"nft_masq", "nft_ct", "nf_conntrack_netlink",
 }
 
 // Main is a package's TestMain. On the host it boots the machine and runs this same test binary in there, with the same
@@ -46,7 +47,11 @@ func Main(m *testing.M) {
 }
 
 func runInGuest(m *testing.M) int {
-	if err := LoadModules(); err != nil {
+	err := LoadModules()
+	if err == nil {
+		err = holdStaticKeys()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
 	}

@@ -11,7 +11,7 @@
 # forward = true
 # forward-to = ["br0"]
 # masquerade = false
-# post-up = [["logger", "it's", "up"]]
+# post-up = [["status", "up"]]
 # post-down = [["logger", "gone"]]
 # fou-dev = "eth0"
 # fou-local-ip = "192.0.2.1"
@@ -323,10 +323,13 @@ facts() {
 	: "${PEER_IP:=192.0.2.2}"
 	# UDP port of ipipou0's other end
 	: "${PEER_PORT:=10000}"
-	# a tunnel that this host forwards for already, though it is no router
+	# a tunnel in group 1730, which this host forwards for though it is no router
+	: "${FORWARDS46_FOR:=$(word 2 ip -o link show group 1730)}"
+	: "${FORWARDS46_FOR:=nobody}"
+	# a tunnel in group 1728, which this host forwards for though it is no router
 	: "${FORWARDS_FOR:=$(word 2 ip -o link show group 1728)}"
 	: "${FORWARDS_FOR:=nobody}"
-	# whether this host forwards
+	# whether this host forwards ipv4
 	: "${IP_FORWARD:=$(word 1 cat /proc/sys/net/ipv4/ip_forward)}"
 	: "${IP_FORWARD:=0}"
 	# whether ICMP redirects are accepted, which turning forwarding on and off changes
@@ -342,6 +345,7 @@ facts() {
 remember() {
 	set_var PEER_IP "$PEER_IP"
 	set_var PEER_PORT "$PEER_PORT"
+	set_var FORWARDS46_FOR "$FORWARDS46_FOR"
 	set_var FORWARDS_FOR "$FORWARDS_FOR"
 	set_var IP_FORWARD "$IP_FORWARD"
 	set_var ACCEPT_REDIRECTS "$ACCEPT_REDIRECTS"
@@ -381,16 +385,16 @@ table inet ipipou0 {
 }
 EOF
 	# turning forwarding off changes more than turning it on did; this puts back what was
-	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" = '0 nobody' ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR} ${FORWARDS46_FOR}" = '0 nobody nobody' ||
 		note "undo_up_5 ${ACCEPT_REDIRECTS}"
-	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" = '0 nobody' ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR} ${FORWARDS46_FOR}" = '0 nobody nobody' ||
 		note "undo_up_6 ${FORWARDING_2}"
 	# a host that was no router becomes one for tunnels alone
-	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" '!=' '1 nobody' ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR} ${FORWARDS46_FOR}" '!=' '1 nobody nobody' ||
 		try '' nft -f - <<EOF || fail 40
-add rule inet ipipou0 forward meta nfproto ipv4 iifgroup != 1728 oifgroup != 1728 drop
+add rule inet ipipou0 forward meta nfproto ipv4 iifgroup != { 1728, 1730 } oifgroup != { 1728, 1730 } drop
 EOF
-	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" '!=' '1 nobody' ||
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR} ${FORWARDS46_FOR}" '!=' '1 nobody nobody' ||
 		try undo_up_8 sysctl -q -w net/ipv4/ip_forward=1 || fail 1
 	# the operator's own, for the way down
 	note undo_up_9
@@ -425,8 +429,8 @@ EOF
 			fail 53
 		fi
 	}
-	# by this group instances know each other's tunnels, which they don't shut out
-	! quiet test "${IP_FORWARD} ${FORWARDS_FOR}" '!=' '1 nobody' ||
+	# by their group instances know each other's tunnels, which they don't shut out
+	! quiet test "${IP_FORWARD} ${FORWARDS_FOR} ${FORWARDS46_FOR}" '!=' '1 nobody nobody' ||
 		try '' ip link set dev ipipou0 group 1728 || fail 52
 	# inner addresses
 	try '' ip address add 10.9.0.1/30 dev ipipou0 || fail 51
@@ -434,20 +438,26 @@ EOF
 	# what would carry the tunnel's own packets has a table of its own
 	try '' ip route add default dev ipipou0 table 10000 || fail 1
 	# the tunnel's own packets don't go through the tunnel
-	pending undo_outer_rule_0 ||
-		try "undo_outer_rule_0 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 32000 || fail 1
+	pending undo_outer_rule_to_0 ||
+		try "undo_outer_rule_to_0 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 29000 || fail 1
+	# nor what is sent from the outer address
+	pending undo_outer_rule_from_0 ||
+		try undo_outer_rule_from_0 ip -4 rule add from 192.0.2.1 lookup main pref 29000 || fail 1
 	# what has a route of its own, longer than the tunnel's, keeps it
-	try undo_up_20 ip -4 rule add lookup main suppress_prefixlength 0 pref 32001 || fail 1
+	try undo_up_21 ip -4 rule add lookup main suppress_prefixlength 0 pref 29001 || fail 1
 	# all the rest goes through the tunnel
-	try undo_up_21 ip -4 rule add lookup 10000 pref 32002 || fail 1
+	try undo_up_22 ip -4 rule add lookup 10000 pref 29002 || fail 1
 	# the operator's own, the tunnel is up
-	try '' logger 'it'\''s' up || fail 1
+	try '' command status up || fail 1
 	return 0
 }
 
 up_or_10_1() {
 	# it must be a bridge
 	try '' test -d /sys/class/net/br0/bridge || fail 1
+	# one that was down (its flags are even) is down again afterwards
+	! quiet grep -q '[02468ace]$' /sys/class/net/br0/flags ||
+		note undo_up_or_10_1_2
 	return 0
 }
 
@@ -482,10 +492,14 @@ rebind_0() {
 			fail 53
 		fi
 	}
-	take_back undo_outer_rule_0 || :
+	take_back undo_outer_rule_to_0 || :
+	take_back undo_outer_rule_from_0 || :
 	# the tunnel's own packets don't go through the tunnel
-	pending undo_outer_rule_0 ||
-		try "undo_outer_rule_0 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 32000 || fail 1
+	pending undo_outer_rule_to_0 ||
+		try "undo_outer_rule_to_0 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 29000 || fail 1
+	# nor what is sent from the outer address
+	pending undo_outer_rule_from_0 ||
+		try undo_outer_rule_from_0 ip -4 rule add from 192.0.2.1 lookup main pref 29000 || fail 1
 	return 0
 }
 
@@ -509,8 +523,11 @@ undo_forwarding() {
 undo_listener_0() {
 	run ip fou del port 10000 local 192.0.2.1 peer "${1}" peer_port "${2}" dev eth0
 }
-undo_outer_rule_0() {
-	run ip -4 rule del to "${1}" lookup main pref 32000
+undo_outer_rule_from_0() {
+	run ip -4 rule del from 192.0.2.1 lookup main pref 29000
+}
+undo_outer_rule_to_0() {
+	run ip -4 rule del to "${1}" lookup main pref 29000
 }
 undo_plain_listener_0() {
 	run ip fou del port 10000
@@ -524,23 +541,26 @@ undo_up_11() {
 undo_up_13() {
 	run ip link del dev ipipou0
 }
-undo_up_20() {
-	run ip -4 rule del lookup main suppress_prefixlength 0 pref 32001
-}
 undo_up_21() {
-	run ip -4 rule del lookup 10000 pref 32002
+	run ip -4 rule del lookup main suppress_prefixlength 0 pref 29001
+}
+undo_up_22() {
+	run ip -4 rule del lookup 10000 pref 29002
 }
 undo_up_5() {
-	needed ip -o link show group 1728 || run sysctl -e -q -w "net/ipv4/conf/all/accept_redirects=${1}"
+	needed ip -o link show group 1728 || needed ip -o link show group 1730 || run sysctl -e -q -w "net/ipv4/conf/all/accept_redirects=${1}"
 }
 undo_up_6() {
-	needed ip -o link show group 1728 || run sysctl -e -q -w "net/ipv4/conf/eth0/forwarding=${1}"
+	needed ip -o link show group 1728 || needed ip -o link show group 1730 || run sysctl -e -q -w "net/ipv4/conf/eth0/forwarding=${1}"
 }
 undo_up_8() {
-	needed ip -o link show group 1728 || run sysctl -q -w net/ipv4/ip_forward=0
+	needed ip -o link show group 1728 || needed ip -o link show group 1730 || run sysctl -q -w net/ipv4/ip_forward=0
 }
 undo_up_9() {
-	run logger gone
+	run command logger gone
+}
+undo_up_or_10_1_2() {
+	run ip link set dev br0 down
 }
 
 status() {
