@@ -114,7 +114,7 @@ func (s *script) operations(c Config) {
 	s.line("\tload\n\tfacts")
 	for _, v := range c.Facts() {
 		for _, t := range clients {
-			if v.Name == t.factIP && v.Name != "" {
+			if v.Name == t.factIP && v.Name != "" || v.Name == t.varPeerIP && t.RemoteHost != "" && t.Refresh > 0 {
 				s.line("\tnow=$(word %d %s)", v.Word, v.Query.line())
 				s.line("\t[ -z \"$now\" ] || [ \"$now\" = \"$%s\" ] || op_move_%s '' ''", v.Name, fn(t))
 			}
