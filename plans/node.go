@@ -21,7 +21,7 @@ func parseNode(table map[string]any, file string, lines map[string]int) (Node, e
 	n := Node{Where: at(file, lines, "name")}
 	name, ok := table["name"].(string)
 	if !ok || !nftName(name) {
-		return n, fmt.Errorf("%s: name: each [[node]] wants one: a letter, then letters, digits and _ - .", n.Where)
+		return n, fmt.Errorf("%s: name: each [[node]] wants one: a letter, then letters, digits and one of . _ - in it", n.Where)
 	}
 	n.Name = name
 	delete(table, "name")
