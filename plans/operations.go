@@ -6,11 +6,14 @@ import (
 	"strings"
 )
 
-// authenticate is the part of a client's script that sends authentications with
-// the tools of a small host.
+// authenticate and send are the parts of a client's script that make
+// authentications, and send them, with the tools of a small host.
 //
 //go:embed authenticate.sh
 var authenticate string
+
+//go:embed send.sh
+var send string
 
 // payloads writes a function for each client that makes its authentication, and
 // one that sends all.

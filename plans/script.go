@@ -34,7 +34,7 @@ func Script(c Config, header []string, secrets bool) string {
 	s.line("NAME=%s", Quote(c.Name))
 	s.body.WriteString(runtime)
 	if len(c.clients()) > 0 {
-		s.body.WriteString(authenticate)
+		s.body.WriteString(authenticate + send)
 	} else {
 		s.line("\nlocked() { \"$@\"; }")
 	}
