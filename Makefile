@@ -34,7 +34,7 @@ unit: setup
 	CI=true go test -race -count=1 $(PACKAGES)
 
 lab: setup
-	CI=true go test -count=1 -timeout 18m ./testdata/lab
+	CI=true go test -count=1 -timeout 19m ./testdata/lab
 
 demo: setup
 	go run ./testdata/lab/demo
