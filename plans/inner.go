@@ -101,6 +101,9 @@ func (r *reader) routes(t *Tunnel, m linkMode) {
 	for _, text := range r.list("routes") {
 		t.Routes = append(t.Routes, r.route(text, t, m)...)
 	}
+	if t.OneToMany() && !slices.ContainsFunc(t.Routes, func(r Route) bool { return r.Via.IsValid() }) {
+		r.fail("fou-remote", "a static tunnel needs the other end's address, or routes with via and onlink that choose it")
+	}
 	for i, a := range t.Routes {
 		for _, b := range t.Routes[:i] {
 			if a.To == b.To && a.Metric == b.Metric && a.Table == b.Table {

@@ -89,6 +89,7 @@ func TestStaticRefused(t *testing.T) {
 		{line + " --tunl-peer-ip 10.9.0.2/30", "without a prefix length"},
 		{line + " --fou-remote 192.0.2.1", "--fou-remote: 192.0.2.1 is the local address itself"},
 		{"--static --mode gre6 --fou-dev eth0", "--fou-remote: mode gre6 needs a remote address; without one, where routes choose it, want mode ipip, sit, any4 or gre"},
+		{"--encap fou --fou-dev eth0 --tunl-ip 10.9.0.1/24", "--fou-remote: a static tunnel needs the other end's address, or routes with via and onlink"},
 		{line + " --refresh 5m", "--refresh: there is no name to resolve"},
 		{line + " --refresh soon", `--refresh: "soon" is no time, want one second or more, such as 30s, 5m or 1h`},
 		{line + " --refresh 10ms", "--refresh: "},
