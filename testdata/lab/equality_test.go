@@ -131,6 +131,7 @@ func TestPrintedScriptServer(t *testing.T) {
 }
 
 func TestPrintedScriptClient(t *testing.T) {
+	t.Parallel()
 	a, b, dir := NewNet(t), NewNet(t), t.TempDir()
 	args := []string{"--fou-dev", "c0", "-r", SrvAddr + ":10000", "--tunl-ip", clientInner[0], "--auth-token", "a token",
 		"--routes", "10.78.0.0/24", "--verb", "3"}

@@ -188,6 +188,7 @@ func TestScriptRefuses(t *testing.T) {
 
 // What is in the way on a real host.
 func TestScriptObstacles(t *testing.T) {
+	t.Parallel()
 	n := NewNet(t)
 	script := printed(t, n.Srv, t.TempDir(), shells(t)["dash"], "-s", "--fou-dev", "s0", "--auth-token", "t")
 	for _, c := range []struct {
@@ -245,6 +246,7 @@ var codeOf = map[string]int{"nft -f": 40, "ip address": 51, "ip link": 52, "ip f
 // Each step of each operation is made to fail once. What was done before it is undone, and the exit code tells which
 // kind of step it was.
 func TestScriptUndoes(t *testing.T) {
+	t.Parallel()
 	all := shells(t)
 	n := NewNet(t)
 	for _, c := range []struct {
@@ -328,6 +330,7 @@ func TestScriptUndoes(t *testing.T) {
 
 // Ctrl-C goes to the shell and to the command that it runs. The command gets done, and all is undone.
 func TestScriptCtrlC(t *testing.T) {
+	t.Parallel()
 	n := NewNet(t)
 	for shell, env := range shells(t) {
 		for step, when := range map[int]string{1: "before", 2: "after", 3: "after"} {

@@ -162,6 +162,7 @@ func write(t testing.TB, path, text string) {
 
 // A server, and one end of a static tunnel with all that can hang on it, on a small host.
 func TestSmallHostOthers(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, "", "")
 	before := p.Srv.Snapshot(t)
 	script, _ := onSmallHost(t, p.Srv, "--config", p.config[0])
