@@ -31,6 +31,7 @@ func (c Config) Up() Plan {
 		})
 	}
 	p.Steps = append(p.Steps, c.forwarding()...)
+	p.Steps = append(p.Steps, c.members()...)
 	if c.Servers() {
 		p.Steps = append(p.Steps, c.gate()...)
 	}

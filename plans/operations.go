@@ -81,6 +81,9 @@ func (s *script) status(c Config) {
 	if forwarders, _, _ := c.forwarders(); len(forwarders) > 0 {
 		s.line("\tshow nft list table inet %s", c.table())
 	}
+	if table := c.membersTable(); table != "" {
+		s.line("\tshow nft list table ip %s", table)
+	}
 	s.line("}")
 }
 

@@ -137,12 +137,14 @@ func TestStaticRefused(t *testing.T) {
 	}
 }
 
-// nft itself reads the rules for what is forwarded (-c: and does nothing).
-func TestForwardRulesAreValid(t *testing.T) {
+// nft itself reads the rules (-c: and does nothing).
+func TestRulesAreValid(t *testing.T) {
 	if os.Getuid() != 0 && os.Getenv("CI") == "" {
 		t.Skip("nft wants root to check a ruleset")
 	}
 	for _, words := range [][]string{
+		{"--mode", "any4", "--encap", "gue", "--fou-local", "192.0.2.1", "--routes", "10.9.0.2/32 via 192.0.2.2 onlink,fd00::2/128 via 192.0.2.3 onlink"},
+		{"--mode", "gre", "--fou-local", "192.0.2.1", "--routes", "10.9.0.2/32 via 192.0.2.2 onlink"},
 		static("--tunl-ip", "10.9.0.1/30", "--forward"),
 		static("--mode", "any4", "--tunl-ip", "10.9.0.1/30,fd00::1/64", "--forward", "--masquerade", "--forward-to", "lan0,lan1,10.2.0.0/16,10.3.0.0/16,fd01::/64", "--no-nft-counter"),
 	} {

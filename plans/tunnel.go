@@ -202,7 +202,7 @@ func (c Config) table() string {
 		}
 	}
 	for _, t := range c.Tunnels {
-		if t.Forward {
+		if t.Forward || t.OneToMany() {
 			return t.Table
 		}
 	}

@@ -2,9 +2,11 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A mesh is three nodes on subnets of their own, with a router between, and one host for each, which is plugged into
@@ -92,6 +94,30 @@ func (m *mesh) works(t *testing.T, mode string, n int) {
 	}
 }
 
+// strangers get nothing in, by UDP or by the bare protocol; what a node sends is the proof that they could.
+func (m *mesh) strangers(t *testing.T, mode, encap string) {
+	t.Helper()
+	proto, inner := byte(4), IPv4UDP("10.42.2.9:1000", "10.42.1.9:2001", []byte("forged"))
+	if mode == "gre" {
+		proto, inner = 47, append([]byte{0, 0, 8, 0}, inner...)
+	}
+	arrives := func(from string, udp bool, patience time.Duration) bool {
+		packet := ipv4(proto, netip.MustParseAddr(from), netip.MustParseAddr(meshOuter[0]+"1"), inner)
+		if udp {
+			packet = IPv4UDP(from+":10000", meshOuter[0]+"1:10000", inner)
+		}
+		return datagram(m.router, m.host[0], "10.42.1.9:2001", packet, patience) == nil
+	}
+	for _, udp := range []bool{false, true} {
+		if arrives(meshOuter[0]+"254", udp, 300*time.Millisecond) {
+			t.Errorf("a stranger's packet comes out of the tunnel (UDP: %v)", udp)
+		}
+	}
+	if !arrives(meshOuter[1]+"1", encap != "none", 20*time.Second) {
+		t.Error("a node's packet does not arrive, so what strangers get in is not known")
+	}
+}
+
 // One file for all nodes of a network: two, and three without a subnet in common.
 func TestNodes(t *testing.T) {
 	t.Parallel()
@@ -112,6 +138,9 @@ func TestNodes(t *testing.T) {
 			procs := static(t, m.dir, ends...)
 			m.plug(t, c.n)
 			m.works(t, c.mode, c.n)
+			if c.mode != "any4" {
+				m.strangers(t, c.mode, c.encap)
+			}
 			stop(t, procs...)
 		})
 	}
