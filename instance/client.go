@@ -16,13 +16,12 @@ import (
 // A client is one client tunnel and what authenticates it.
 type client struct {
 	*mover
-	auth  *authd.Client
-	again chan struct{}
+	auth *authd.Client
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.
 func newClient(in *Instance, t plans.Tunnel) (*client, error) {
-	c := &client{mover: newMover(in, t), again: make(chan struct{}, 1)}
+	c := &client{mover: newMover(in, t)}
 	conf, err := c.config()
 	if err != nil {
 		return nil, &Error{ExitSockets, err}
@@ -52,15 +51,6 @@ func (c *client) config() (authd.ClientConfig, error) {
 		Log:         c.in.Log,
 	}, err
 }
-
-func (c *client) trigger() {
-	select {
-	case c.again <- struct{}{}:
-	default: // one is pending
-	}
-}
-
-func (c *client) resolve(ctx context.Context) error { return c.watch(ctx, c.trigger) }
 
 // refresh moves the tunnel if an end of it has another address, before an
 // authentication is sent from it.

@@ -139,14 +139,14 @@ func (in *Instance) serve(ctx context.Context) error {
 	var parts []func(context.Context) error
 	var clients []*client
 	var servers []plans.Tunnel
-	var movers []movable
+	var movers []*mover
 	for _, t := range in.Config.Tunnels {
 		switch t.Role {
 		case plans.Server:
 			servers = append(servers, t)
 		case plans.Static:
 			s := newStatic(in, t)
-			movers = append(movers, s)
+			movers = append(movers, s.mover)
 			parts = append(parts, s.run)
 		default:
 			c, err := newClient(in, t)
@@ -155,13 +155,13 @@ func (in *Instance) serve(ctx context.Context) error {
 			}
 			defer c.auth.Close()
 			clients = append(clients, c)
-			movers = append(movers, c)
+			movers = append(movers, c.mover)
 			parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })
 		}
 	}
 	for _, m := range movers {
 		if m.refreshes() {
-			parts = append(parts, m.resolve)
+			parts = append(parts, m.watch)
 		}
 	}
 	if len(servers) > 0 {

@@ -13,19 +13,12 @@ import (
 	"ipipou/plans"
 )
 
-// A movable tunnel can be told that one of its ends has another address.
-type movable interface {
-	stale() bool
-	trigger()
-	refreshes() bool
-	resolve(ctx context.Context) error
-}
-
 // A mover is a tunnel that knows where its other end is, and the values its
 // plans were run with. It follows what changes: its own address, and what the
 // other end's name stands for.
 type mover struct {
-	in *Instance
+	in    *Instance
+	again chan struct{} // it has to look where its ends are
 
 	mu     sync.Mutex
 	tunnel plans.Tunnel // RemoteIP is what the name stood for last
@@ -35,9 +28,16 @@ type mover struct {
 }
 
 func newMover(in *Instance, t plans.Tunnel) *mover {
-	m := &mover{in: in, tunnel: t, vars: maps.Clone(in.vars)}
+	m := &mover{in: in, again: make(chan struct{}, 1), tunnel: t, vars: maps.Clone(in.vars)}
 	m.index = m.outer()
 	return m
+}
+
+func (m *mover) trigger() {
+	select {
+	case m.again <- struct{}{}:
+	default: // one is pending
+	}
 }
 
 // outer is the index of the tunnel's outer interface, 0 if none was given.
@@ -116,7 +116,7 @@ func (m *mover) refreshes() bool { return m.tunnel.Refresh > 0 }
 
 // watch resolves the other end's name again and again. While it can't be
 // resolved, and while the address in use is one of its answers, the tunnel stays.
-func (m *mover) watch(ctx context.Context, trigger func()) error {
+func (m *mover) watch(ctx context.Context) error {
 	host, failing := m.tunnel.RemoteHost, false
 	tick := time.NewTicker(m.tunnel.Refresh)
 	defer tick.Stop()
@@ -146,7 +146,7 @@ func (m *mover) watch(ctx context.Context, trigger func()) error {
 		failing = err != nil
 		if moved {
 			m.in.Log.Info(fmt.Sprintf("%s: %s is at %s now, no more at %s", m.tunnel.Dev, host, ips[0], now))
-			trigger()
+			m.trigger()
 		}
 	}
 }

@@ -12,24 +12,12 @@ import (
 const retryMove = 5 * time.Second
 
 // A static tunnel has nobody to authenticate to; it only follows its ends.
-type static struct {
-	*mover
-	again chan struct{}
-}
+type static struct{ *mover }
 
 func newStatic(in *Instance, t plans.Tunnel) *static {
 	in.Log.Info(t.Dev + ": up")
-	return &static{mover: newMover(in, t), again: make(chan struct{}, 1)}
+	return &static{newMover(in, t)}
 }
-
-func (s *static) trigger() {
-	select {
-	case s.again <- struct{}{}:
-	default: // one is pending
-	}
-}
-
-func (s *static) resolve(ctx context.Context) error { return s.watch(ctx, s.trigger) }
 
 func (s *static) run(ctx context.Context) error {
 	var retry <-chan time.Time

@@ -8,7 +8,7 @@ import (
 
 // triggers makes clients authenticate anew on a signal, and tunnels move whose
 // outer address has changed when it does.
-func (in *Instance) triggers(ctx context.Context, clients []*client, movers []movable, fail context.CancelCauseFunc) {
+func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*mover, fail context.CancelCauseFunc) {
 	var changes <-chan struct{}
 	if len(movers) > 0 {
 		var err error

@@ -90,10 +90,7 @@ func (c Config) Facts() []Var {
 		}
 	}
 	for _, t := range c.Tunnels {
-		family := "-4"
-		if t.how().outer6 {
-			family = "-6"
-		}
+		family := familyFlag(t.how().outer6)
 		if t.FOUDev != "" && t.FOUIP.IsValid() {
 			add(Var{
 				Comment: "the outer interface " + t.FOUDev,
@@ -120,7 +117,7 @@ func (c Config) Facts() []Var {
 				Missing: "no interface has the address " + t.FOUIP.String() + ": give another --fou-local-ip",
 			})
 		}
-		if t.Role == Client || t.Role == Static && !t.OneToMany() && t.Mode != "isatap" {
+		if t.Role != Server && t.hasRemote() {
 			add(t.remoteFact())
 			if t.Encap != None {
 				add(Var{Name: t.varPeerPort, Comment: "UDP port of " + t.otherEnd(), Value: strconv.Itoa(int(t.RemotePort))})

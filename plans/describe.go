@@ -54,12 +54,7 @@ func Describe(c Config, secrets bool) []string {
 		}
 		number("mtu", t.MTU)
 		text("tunl-dev", t.Dev)
-		list("tunl-ip", strs(t.Addrs, func(a Address) string {
-			if a.Bits >= 0 {
-				return netipPrefix(a)
-			}
-			return a.IP.String()
-		}))
+		list("tunl-ip", strs(t.Addrs, Address.String))
 		list("tunl-peer-ip", strs(t.Addrs, func(a Address) string {
 			if a.Peer.IsValid() {
 				return a.Peer.String()

@@ -8,14 +8,15 @@ import (
 	"strings"
 )
 
-func (c Config) forwarders() (all []Tunnel, v4, v6 bool) {
+// forwarders are the tunnels that are forwarded for.
+func (c Config) forwarders() []Tunnel {
+	var all []Tunnel
 	for _, t := range c.Tunnels {
 		if t.Forward {
 			all = append(all, t)
-			v4, v6 = v4 || t.how().inner4, v6 || t.forwards6()
 		}
 	}
-	return all, v4, v6
+	return all
 }
 
 // forwards6 reports whether the tunnel has anything to do with IPv6 inside:
@@ -31,25 +32,20 @@ func (t Tunnel) forwards6() bool {
 // forwarding are the steps that let packets pass between tunnels and what they
 // are for, and nothing else: the rules first, then the system's settings.
 func (c Config) forwarding() []Step {
-	tunnels, _, _ := c.forwarders()
+	tunnels := c.forwarders()
 	if len(tunnels) == 0 {
 		return nil
 	}
-	name := tunnels[0].Table
-	counter := ""
-	if tunnels[0].Counters {
-		counter = "counter"
-	}
+	name, drop := tunnels[0].Table, tunnels[0].drop()
 	var b ruleset
-	b.line(0, "create table inet %s", name)
-	b.line(0, "table inet %s {", name)
+	b.create("inet " + name)
 	rules := []string{"type filter hook forward priority filter; policy accept;"}
 	var masquerade []string
 	for _, t := range tunnels {
 		if len(t.ForwardDevs)+len(t.ForwardNets) > 0 {
 			from, to := t.between()
-			b.chain("from_"+strconv.Itoa(t.Number), append(from, words(counter, "drop"))...)
-			b.chain("to_"+strconv.Itoa(t.Number), append(to, words(counter, "drop"))...)
+			b.chain("from_"+strconv.Itoa(t.Number), append(from, drop)...)
+			b.chain("to_"+strconv.Itoa(t.Number), append(to, drop)...)
 			rules = append(rules, fmt.Sprintf("iifname %q jump from_%d", t.Dev, t.Number), fmt.Sprintf("oifname %q jump to_%d", t.Dev, t.Number))
 		}
 		if t.Masquerade {

@@ -36,14 +36,9 @@ func (c Config) gate() []Step {
 		fou = append(fou, t.localIP()+" . "+t.port(), t.FOUIPAlt.String()+" . "+t.port())
 		altOut = append(altOut, t.FOUIPAlt.String()+" . "+t.port()+" : "+t.localIP())
 	}
-	counter := ""
-	if servers[0].Counters {
-		counter = "counter"
-	}
+	drop := servers[0].drop()
 	var b ruleset
-	// `create`, unlike `add`, fails if somebody else has a table of this name.
-	b.line(0, "create table ip %s", table)
-	b.line(0, "table ip %s {", table)
+	b.create("ip " + table)
 	b.set("set fou", "type ipv4_addr . inet_service", fou)
 	// With a size, the kernel takes a hash table that is faster than one that can
 	// grow; a peer has two elements while it moves.
@@ -53,11 +48,11 @@ func (c Config) gate() []Step {
 	for _, set := range bareSets(servers) {
 		b.set("set "+set, "type ipv4_addr . ipv4_addr", nil)
 	}
-	b.chain("pass", counter)
+	b.chain("pass", servers[0].counter())
 	b.chain("alternate", "ip daddr set "+peerKey+" map @alt_in", "goto pass")
 	if limits := lifetimes(servers); len(limits) > 0 {
 		b.set("set alive", "type ipv4_addr . inet_service . ipv4_addr . inet_service", nil, "flags dynamic,timeout")
-		rules := []string{peerKey + " != @alive " + words(counter, "drop")}
+		rules := []string{peerKey + " != @alive " + drop}
 		for _, l := range limits {
 			rules = append(rules, fmt.Sprintf("ip daddr . udp dport { %s } update @alive { %s timeout %ds }", strings.Join(l.endpoints, ", "), peerKey, l.seconds))
 		}
@@ -65,18 +60,18 @@ func (c Config) gate() []Step {
 	}
 	for _, t := range servers {
 		if t.Mode == "gre" {
-			b.chain(t.ownKey(), t.greHeader()+" goto "+t.beyondKey(), words(counter, "drop"))
+			b.chain(t.ownKey(), t.greHeader()+" goto "+t.beyondKey(), drop)
 		}
 	}
 	rules := []string{
 		"type filter hook prerouting priority raw; policy accept;",
 		peerKey + " vmap @peers",
-		"ip daddr . udp dport @fou " + words(counter, "drop"),
+		"ip daddr . udp dport @fou " + drop,
 	}
 	for _, set := range bareSets(servers) {
 		// By number: the name ipip is protocol 94 in /etc/protocols.
 		proto := map[bool]string{true: "4", false: "47"}[set == "bare"]
-		rules = append(rules, "ip protocol "+proto+" ip saddr . ip daddr @"+set+" "+words(counter, "drop"))
+		rules = append(rules, "ip protocol "+proto+" ip saddr . ip daddr @"+set+" "+drop)
 	}
 	b.chain("gate", rules...)
 	b.line(0, "}")
@@ -179,7 +174,7 @@ func (c Config) untracked(table string) Step {
 		If:      cmd("grep", "-qs", "[1-9]", "/proc/sys/net/netfilter/nf_conntrack_count"),
 		MayFail: true, // a kernel without nft_ct: tracked, it works too
 	}
-	if forwarders, _, _ := c.forwarders(); len(forwarders) > 0 {
+	if len(c.forwarders()) > 0 {
 		s.If = Command{} // tracking is what our own rules use
 	}
 	return s
@@ -214,6 +209,13 @@ func (b *ruleset) line(depth int, format string, args ...any) {
 	*b = append(*b, strings.Repeat("\t", depth)+fmt.Sprintf(format, args...))
 }
 
+// create begins a table, "ip NAME". `create`, unlike `add`, fails if somebody else
+// has one of this name.
+func (b *ruleset) create(table string) {
+	b.line(0, "create table %s", table)
+	b.line(0, "table %s {", table)
+}
+
 func (b *ruleset) chain(name string, rules ...string) {
 	b.line(1, "chain %s {", name)
 	for _, r := range rules {
@@ -241,6 +243,16 @@ func (b *ruleset) set(name, kind string, elements []string, more ...string) {
 	}
 	b.line(1, "}")
 }
+
+// counter counts what a rule matches, if that is wanted.
+func (t Tunnel) counter() string {
+	if t.Counters {
+		return "counter"
+	}
+	return ""
+}
+
+func (t Tunnel) drop() string { return words(t.counter(), "drop") }
 
 func words(w ...string) string {
 	return strings.Join(slices.DeleteFunc(w, func(s string) bool { return s == "" }), " ")

@@ -98,7 +98,7 @@ func (t Tunnel) linkSet(local, peerIP, peerPort string) Command {
 
 func (t Tunnel) ends(local, peerIP, peerPort string) []string {
 	words := []string{"remote", peerIP, "local", local}
-	if t.OneToMany() || t.Mode == "isatap" {
+	if !t.hasRemote() {
 		words = []string{"local", local}
 		peerPort = strconv.Itoa(int(t.RemotePort))
 	}
@@ -147,14 +147,12 @@ func (t Tunnel) interior(gate ...Step) []Step {
 	steps := t.grouping()
 	var late []Step
 	for i, a := range t.Addrs {
-		words := []string{"ip", "address", "add", a.IP.String()}
+		words := []string{"ip", "address", "add", a.String()}
 		switch {
 		case a.Peer.Is6():
 			words = append(words, "peer", a.Peer.String()+"/128")
 		case a.Peer.IsValid():
 			words = append(words, "peer", a.Peer.String())
-		case a.Bits >= 0:
-			words[3] = netipPrefix(a)
 		}
 		if a.IP.Is6() {
 			// Nobody else can have it; with detection it would not be usable at once.
@@ -183,5 +181,3 @@ func (t Tunnel) interior(gate ...Step) []Step {
 	steps = append(append(steps, up), late...)
 	return append(steps, t.routing()...)
 }
-
-func netipPrefix(a Address) string { return a.IP.String() + "/" + strconv.Itoa(a.Bits) }

@@ -21,15 +21,10 @@ func (c Config) members() []Step {
 		return nil
 	}
 	var b ruleset
-	b.line(0, "create table ip %s", c.membersTable())
-	b.line(0, "table ip %s {", c.membersTable())
+	b.create("ip " + c.membersTable())
 	rules := []string{"type filter hook prerouting priority raw; policy accept;"}
 	for _, t := range tunnels {
-		counter := ""
-		if t.Counters {
-			counter = "counter"
-		}
-		refuse := " ip saddr != " + braces(c.senders(t)) + " fib daddr type local " + words(counter, "drop")
+		refuse := " ip saddr != " + braces(c.senders(t)) + " fib daddr type local " + t.drop()
 		if t.Encap != None {
 			rules = append(rules, "udp dport "+t.port()+refuse)
 		}

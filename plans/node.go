@@ -44,7 +44,7 @@ var common = []string{"mode", "encap", "key", "number"}
 // nodeLayer are the settings of the node that this host is: its own, and what
 // follows from the others'. Of two nodes each is the other's remote; of more, a
 // node has no remote, and routes choose the outer destination.
-func nodeLayer(files []File, flags Settings, read Files) (Settings, error) {
+func nodeLayer(given Settings, files []File, flags Settings, read Files) (Settings, error) {
 	var nodes []Node
 	for _, f := range files {
 		nodes = append(nodes, f.Nodes...)
@@ -56,7 +56,7 @@ func nodeLayer(files []File, flags Settings, read Files) (Settings, error) {
 		}
 		names[i] = n.Name
 	}
-	r := newReader(merged(files, flags), read)
+	r := newReader(given, read)
 	me := slices.Index(names, r.text("node"))
 	switch {
 	case len(nodes) == 0:

@@ -78,7 +78,7 @@ func (s *script) status(c Config) {
 	if c.Servers() {
 		s.line("\tshow nft list table ip %s", c.table())
 	}
-	if forwarders, _, _ := c.forwarders(); len(forwarders) > 0 {
+	if len(c.forwarders()) > 0 {
 		s.line("\tshow nft list table inet %s", c.table())
 	}
 	if table := c.membersTable(); table != "" {
@@ -144,10 +144,9 @@ func (s *script) move(t Tunnel) {
 	if t.factIP != "" {
 		s.line("\tunset %s", t.factIP)
 	}
-	switch {
-	case t.OneToMany() || t.Mode == "isatap":
+	if !t.hasRemote() {
 		s.line("\t[ -z \"${1-}\" ] || die 2 %s", Quote(t.Dev+" has no other end: its routes have"))
-	default:
+	} else {
 		address := map[bool]string{false: "ipv4", true: "ipv6"}[t.how().outer6]
 		s.line("\tif [ -n \"${1-}\" ]; then\n\t\t%s \"$1\"\n\t\t%s=$1", address, t.varPeerIP)
 		if t.RemoteHost != "" {

@@ -66,8 +66,9 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 		return Config{}, err
 	}
 	c.nameFacts()
+	table := c.table()
 	for i := range c.Tunnels {
-		c.Tunnels[i].Table = c.table()
+		c.Tunnels[i].Table = table
 	}
 	c.Name = c.Tunnels[0].Dev
 	// Flags that make another tunnel of the same file make another instance.
@@ -96,7 +97,7 @@ func layersOf(top Settings, files []File, flags Settings, read Files) ([]Setting
 		}
 	}
 	if _, named := top["node"]; named || nodes {
-		layer, err := nodeLayer(files, flags, read)
+		layer, err := nodeLayer(top, files, flags, read)
 		return []Settings{layer}, err
 	}
 	if len(layers) == 0 {
@@ -162,10 +163,11 @@ func (c Config) distinct() error {
 // address is asked for, FOU_IP_2 for the next.
 func (c *Config) nameFacts() {
 	ips, devs := map[string]string{}, map[netip.Addr]string{}
+	families := c.families()
 	clients := 0 // and static tunnels
 	for i := range c.Tunnels {
 		t := &c.Tunnels[i]
-		t.families = c.families()
+		t.families = families
 		// A server's plans are each of one peer; clients stand in one plan.
 		t.varPeerIP, t.varPeerPort = PeerIP, PeerPort
 		if t.Role != Server {

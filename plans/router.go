@@ -51,9 +51,8 @@ type kept struct{ variable, key, comment string }
 // devices forward each for itself (inet_forward_change in net/ipv4/devinet.c,
 // addrconf_fixup_forwarding in net/ipv6/addrconf.c).
 func (c Config) keeps(f family) []kept {
-	tunnels, _, _ := c.forwarders()
 	var devs []string
-	for _, t := range tunnels {
+	for _, t := range c.forwarders() {
 		devs = append(devs, t.ForwardDevs...)
 		if t.FOUDev != "" {
 			devs = append(devs, t.FOUDev)
@@ -99,12 +98,11 @@ func (c Config) oldSettings() []Var {
 
 // families are those that the instance forwards.
 func (c Config) families() []family {
-	_, v4, v6 := c.forwarders()
 	var out []family
-	if v4 {
+	if slices.ContainsFunc(c.forwarders(), func(t Tunnel) bool { return t.how().inner4 }) {
 		out = append(out, family4)
 	}
-	if v6 {
+	if slices.ContainsFunc(c.forwarders(), Tunnel.forwards6) {
 		out = append(out, family6)
 	}
 	return out

@@ -49,6 +49,7 @@ func (t Tunnel) table() string { return strconv.Itoa(fouPortBase + t.Number) }
 // with the link; rules do not, and have an undo.
 func (t Tunnel) routing() []Step {
 	var steps, captured []Step
+	told := map[netip.Addr]bool{}
 	shortest := map[bool]int{} // by family: prefix length of the widest captured route
 	for _, r := range t.Routes {
 		words := []string{"ip", "route", "add", destination(r.To)}
@@ -81,7 +82,10 @@ func (t Tunnel) routing() []Step {
 			words = append(words, "table", strconv.Itoa(r.Table))
 		}
 		if r.Onlink && t.Mode == "gre" && t.OneToMany() {
-			steps = append(steps, t.neighbour(r.Via, steps)...)
+			if !told[r.Via] {
+				steps = append(steps, t.neighbour(r.Via))
+			}
+			told[r.Via] = true
 		}
 		steps = append(steps, Step{Comment: comment, Do: cmd(words...)})
 	}
@@ -102,14 +106,11 @@ func (t Tunnel) routing() []Step {
 
 // neighbour tells gre, which asks the link layer, that a nexthop is its own
 // outer address.
-func (t Tunnel) neighbour(via netip.Addr, before []Step) []Step {
-	do := cmd("ip", "neighbour", "add", via.String(), "lladdr", via.String(), "dev", t.Dev, "nud", "permanent")
-	for _, s := range before {
-		if s.Do.String() == do.String() {
-			return nil
-		}
+func (t Tunnel) neighbour(via netip.Addr) Step {
+	return Step{
+		Comment: "gre's outer address of a node is its link-layer address",
+		Do:      cmd("ip", "neighbour", "add", via.String(), "lladdr", via.String(), "dev", t.Dev, "nud", "permanent"),
 	}
-	return []Step{{Comment: "gre's outer address of a node is its link-layer address", Do: do}}
 }
 
 // aroundTunnel keeps out of the tunnel its own packets, and those that belong to
@@ -137,15 +138,20 @@ func (t Tunnel) movedRules() []Step {
 }
 
 func rule(is6 bool, comment string, words ...string) Step {
-	family := "-4"
-	if is6 {
-		family = "-6"
-	}
+	family := familyFlag(is6)
 	return Step{
 		Comment: comment,
 		Do:      cmd(append([]string{"ip", family, "rule", "add"}, words...)...),
 		Undo:    cmd(append([]string{"ip", family, "rule", "del"}, words...)...),
 	}
+}
+
+// familyFlag is by which ip(8) knows the family.
+func familyFlag(is6 bool) string {
+	if is6 {
+		return "-6"
+	}
+	return "-4"
 }
 
 func destination(p netip.Prefix) string {

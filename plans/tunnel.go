@@ -38,6 +38,12 @@ type Auth struct {
 	Reply        bool
 }
 
+// secretFiles are where a script finds what it must not hold itself. A name is
+// empty where the setting was given as text.
+type secretFiles struct {
+	token, key, secret string
+}
+
 // A Tunnel is one validated tunnel.
 type Tunnel struct {
 	Role   Role
@@ -99,6 +105,14 @@ type Address struct {
 	Peer netip.Addr
 }
 
+// String is the address, with its prefix length if it has one.
+func (a Address) String() string {
+	if a.Bits >= 0 {
+		return netip.PrefixFrom(a.IP, a.Bits).String()
+	}
+	return a.IP.String()
+}
+
 // A Route is a network behind the other end.
 type Route struct {
 	To     netip.Prefix
@@ -121,6 +135,9 @@ type Hooks struct{ PreUp, PostUp, PreDown, PostDown [][]string }
 func (t Tunnel) OneToMany() bool {
 	return t.Role == Static && !t.RemoteIP.IsValid() && t.RemoteHost == "" && t.Mode != "isatap"
 }
+
+// hasRemote reports whether the tunnel has one other end, known or to be known.
+func (t Tunnel) hasRemote() bool { return !t.OneToMany() && t.Mode != "isatap" }
 
 // OuterIPv6 reports whether the outer addresses are IPv6.
 func (t Tunnel) OuterIPv6() bool { return t.how().outer6 }

@@ -101,21 +101,13 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	if s.TakeBack != "" {
 		return nil, r.takeBack(s)
 	}
-	do, err := s.Do.Expand(vars)
-	if err != nil {
-		return nil, &StepError{Command: s.Do, Err: err}
-	}
-	undo, err := s.Undo.Expand(vars)
-	if err != nil {
-		return nil, &StepError{Command: s.Undo, Err: err}
-	}
-	wanted, err := s.If.Expand(vars)
-	if err != nil {
-		return nil, &StepError{Command: s.If, Err: err}
-	}
-	needless, err := s.Unless.Expand(vars)
-	if err != nil {
-		return nil, &StepError{Command: s.Unless, Err: err}
+	do, undo, wanted, needless := s.Do, s.Undo, s.If, s.Unless
+	for _, c := range []*plans.Command{&do, &undo, &wanted, &needless} {
+		expanded, err := c.Expand(vars)
+		if err != nil {
+			return nil, &StepError{Command: *c, Err: err}
+		}
+		*c = expanded
 	}
 	switch {
 	case s.Absent != "":
@@ -129,6 +121,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		return nil, nil
 	}
 	id := 0
+	var err error
 	if !undo.IsZero() {
 		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless}); err != nil {
 			return nil, &StepError{Command: do, Err: err}
@@ -218,21 +211,16 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	failed := 0
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := entries[i]
-		if r.needed(e) {
-			if err := r.Journal.Drop(e.ID); err != nil {
+		if !r.needed(e) {
+			stderr, err := r.run(e.Undo)
+			gone := err != nil && isGone(e.Undo, stderr)
+			if err != nil && !(tolerant && (gone || e.Once)) {
 				failed++
-				r.Log.Error("journal", "error", err)
+				r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
 			}
-			continue
-		}
-		stderr, err := r.run(e.Undo)
-		gone := err != nil && isGone(e.Undo, stderr)
-		if err != nil && !(tolerant && (gone || e.Once)) {
-			failed++
-			r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
-		}
-		if err != nil && !gone && !e.Once {
-			continue // it stays in the journal, for the next start to try again
+			if err != nil && !gone && !e.Once {
+				continue // it stays in the journal, for the next start to try again
+			}
 		}
 		if err := r.Journal.Drop(e.ID); err != nil {
 			failed++
