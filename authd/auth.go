@@ -34,13 +34,15 @@ var refusals = []error{
 
 // reason reduces an error to its sentinel: details such as "by 7 s" would make
 // every repeat look new to the log.
-func reason(err error) string {
+func reason(err error) string { return sentinel(err).Error() }
+
+func sentinel(err error) error {
 	for _, r := range refusals {
 		if errors.Is(err, r) {
-			return r.Error()
+			return r
 		}
 	}
-	return err.Error()
+	return err
 }
 
 // Auth is how one tunnel's peer proves itself, or how we prove ourselves to it.
@@ -61,6 +63,17 @@ type Auth struct {
 
 // addressOnly reports whether a server with a needs no proof but the source.
 func (a Auth) addressOnly() bool { return a.Token == nil && a.RemoteKey == nil }
+
+// checkSource checks what a server with a demands of the sender's address.
+func (a *Auth) checkSource(src netip.AddrPort) error {
+	if a.RemoteIP.IsValid() && src.Addr() != a.RemoteIP {
+		return ErrRemoteIP
+	}
+	if a.RemotePort != 0 && src.Port() != a.RemotePort {
+		return ErrRemotePort
+	}
+	return nil
+}
 
 // scheme names for the log what a server with a goes by.
 func (a Auth) scheme() string {

@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"crypto/ed25519"
 	"crypto/subtle"
 	"fmt"
 	"net/netip"
@@ -11,28 +12,38 @@ import (
 // checker decides about received payloads. It touches no socket and no file,
 // and is safe for concurrent use.
 type checker struct {
-	now   func() time.Time
-	auths []Auth
-	ids   []string // of the keys, "" without
+	now    func() time.Time
+	auths  []Auth
+	ids    []string                                       // of the keys, "" without
+	verify func(key ed25519.PublicKey, s, p []byte) error // [VerifySignature], or a test's
 
-	mu     sync.Mutex
-	rate   *limiter
-	replay map[string]*ReplayState // by id: tunnels of one key share a state
+	mu       sync.Mutex
+	rate     *limiter
+	searches bucket
+	replay   map[string]*ReplayState // by id: tunnels of one key share a state
+	seen     []*ReplayState          // the same by tunnel, nil without a key
 }
 
 func newChecker(auths []Auth, now func() time.Time) *checker {
 	c := &checker{
-		now:    now,
-		auths:  auths,
-		ids:    make([]string, len(auths)),
-		rate:   newLimiter(now()),
-		replay: make(map[string]*ReplayState),
+		now:      now,
+		auths:    auths,
+		ids:      make([]string, len(auths)),
+		verify:   VerifySignature,
+		rate:     newLimiter(now()),
+		searches: bucket{searchBurst, now()},
+		replay:   make(map[string]*ReplayState),
+		seen:     make([]*ReplayState, len(auths)),
 	}
 	for i, a := range auths {
-		if a.RemoteKey != nil {
-			c.ids[i] = replayID(a.RemoteKey)
-			c.replay[c.ids[i]] = new(ReplayState)
+		if a.RemoteKey == nil {
+			continue
 		}
+		id := replayID(a.RemoteKey)
+		if c.replay[id] == nil {
+			c.replay[id] = new(ReplayState)
+		}
+		c.ids[i], c.seen[i] = id, c.replay[id]
 	}
 	return c
 }
@@ -41,12 +52,9 @@ func newChecker(auths []Auth, now func() time.Time) *checker {
 // checks are in the order of their cost, and a datagram that fails one changes
 // nothing, but for the rate.
 func (c *checker) check(i int, src netip.AddrPort, payload []byte) error {
-	a := c.auths[i]
-	if a.RemoteIP.IsValid() && src.Addr() != a.RemoteIP {
-		return ErrRemoteIP
-	}
-	if a.RemotePort != 0 && src.Port() != a.RemotePort {
-		return ErrRemotePort
+	a := &c.auths[i]
+	if err := a.checkSource(src); err != nil {
+		return err
 	}
 
 	c.mu.Lock()
@@ -55,9 +63,9 @@ func (c *checker) check(i int, src netip.AddrPort, payload []byte) error {
 	allow := func() bool { return c.rate.allow(src.Addr(), now) }
 	switch {
 	case a.RemoteKey != nil:
-		return checkSigned(a, c.replay[c.ids[i]], now, allow, payload)
+		return checkSigned(*a, c.seen[i], now, allow, payload)
 	case a.Token != nil:
-		return checkToken(a, allow, payload)
+		return checkToken(*a, allow, payload)
 	case !allow():
 		return ErrRate
 	}
@@ -122,19 +130,28 @@ func checkSigned(a Auth, seen *ReplayState, now time.Time, allow func() bool, pa
 // checkSkew compares whole seconds, as the payload has no others. It stays
 // clear of time.Duration for the difference: 40 bits of seconds overflow one.
 func checkSkew(limit time.Duration, now time.Time, st Stamp) error {
-	if limit == 0 {
-		return nil
-	}
 	d := st.Time - now.Unix()
-	ahead := d > 0
-	if d < 0 {
-		d = -d
-	}
-	if d <= int64(limit/time.Second) {
+	if limit == 0 || withinLimit(limit, d) {
 		return nil
 	}
-	if ahead {
-		return fmt.Errorf("%w: the sender's clock is %d s ahead", ErrSkew, d)
-	}
-	return fmt.Errorf("%w: the sender's clock is %d s behind", ErrSkew, d)
+	return skewError(d)
 }
+
+// withinLimit reports whether sec seconds, of either sign, are at most limit.
+func withinLimit(limit time.Duration, sec int64) bool {
+	return max(sec, -sec) <= int64(limit/time.Second)
+}
+
+// skewError is by how many seconds the sender's clock is ahead of ours, or
+// behind if negative. It is text only when logged: a search of many keys makes
+// one for each.
+type skewError int64
+
+func (e skewError) Error() string {
+	if e < 0 {
+		return fmt.Sprintf("%v: the sender's clock is %d s behind", ErrSkew, -e)
+	}
+	return fmt.Sprintf("%v: the sender's clock is %d s ahead", ErrSkew, int64(e))
+}
+
+func (skewError) Unwrap() error { return ErrSkew }

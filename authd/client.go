@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -24,6 +26,9 @@ type ClientConfig struct {
 	Auth   Auth           // RemoteIP and RemotePort are not used: replies are from Remote
 	TTL    uint8          // of what is sent, in hops; 0: the system's
 	Inner  Inner          // what the tunnel's data is
+
+	// Its packets come as if for another host: the BPF data path diverts them.
+	Diverted bool
 
 	Keepalive   time.Duration // between authentications; 0: never
 	ExpectReply bool          // the operator said that the server replies
@@ -55,9 +60,12 @@ type Client struct {
 	seen ReplayState
 	hint bool // it was logged that replies are not verified
 
+	rand io.Reader
+
 	mu            sync.Mutex
 	local, remote netip.AddrPort
-	sent          [][]byte // the last keepSent payloads
+	sent          [][]byte    // the last keepSent payloads
+	signed        ReplayState // the salts of this second
 }
 
 // NewClient checks cfg and opens the sockets: a raw one to send by and, unless
@@ -96,6 +104,9 @@ func newClient(cfg ClientConfig) (*Client, error) {
 	if err := errors.Join(checkEndpoint(cfg.Local), checkEndpoint(cfg.Remote)); err != nil {
 		return nil, err
 	}
+	if err := cfg.Inner.validate(); err != nil {
+		return nil, err
+	}
 	if cfg.Keepalive < 0 {
 		return nil, errors.New("the keepalive is negative")
 	}
@@ -109,6 +120,7 @@ func newClient(cfg ClientConfig) (*Client, error) {
 		cfg:    cfg,
 		folds:  newFolder(cfg.Log, cfg.Now),
 		rate:   newLimiter(cfg.Now()),
+		rand:   rand.Reader,
 		local:  cfg.Local,
 		remote: cfg.Remote,
 	}, nil
@@ -120,7 +132,7 @@ func (c *Client) filter(local, remote netip.AddrPort) FilterSpec {
 		Dst:   []netip.Addr{local.Addr()},
 		Ports: []uint16{local.Port()},
 		Src:   remote,
-		Inner: []Inner{c.cfg.Inner},
+		Inner: c.cfg.Inner,
 	}
 	if c.cfg.Inner.looks(Reverse(c.cfg.Auth.Token)) {
 		f.InnerLens = []int{len(c.cfg.Auth.Token)}
@@ -148,7 +160,7 @@ func (c *Client) Send() error {
 	if err := c.refresh(); err != nil {
 		return err
 	}
-	p, err := Payload(c.cfg.Auth, c.cfg.Now(), rand.Reader)
+	p, err := c.payload()
 	if err != nil {
 		return err
 	}
@@ -159,6 +171,28 @@ func (c *Client) Send() error {
 	}
 	c.cfg.Log.Debug(c.cfg.Name+": authenticating", "local", c.local, "remote", c.remote, "length", len(p))
 	return c.out.send(c.local, c.remote, c.cfg.TTL, p)
+}
+
+// payload returns one that was not sent before: a salt has 65536 values in a
+// second, and the server would take the second of the same for a replay.
+func (c *Client) payload() ([]byte, error) {
+	for {
+		p, err := Payload(c.cfg.Auth, c.cfg.Now(), c.rand)
+		if err != nil || c.cfg.Auth.Key == nil {
+			return p, err
+		}
+		st, err := ParseStamp(p)
+		if err != nil {
+			return nil, err
+		}
+		if st.Time != c.signed.Time {
+			c.signed = ReplayState{Time: st.Time}
+		}
+		if !slices.Contains(c.signed.Salts, st.Salt) {
+			c.signed.Salts = append(c.signed.Salts, st.Salt)
+			return p, nil
+		}
+	}
 }
 
 // refresh follows the endpoints.
@@ -260,9 +294,12 @@ func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 func (c *Client) receive(ctx context.Context, replies chan<- Datagram) error {
 	buf := make([]byte, bufLen)
 	for {
-		n, _, err := c.in.recv(ctx, buf)
+		n, from, err := c.in.recv(ctx, buf)
 		if err != nil {
 			return err
+		}
+		if !from.expected(c.cfg.Diverted) {
+			continue
 		}
 		d, err := ParseUDP(buf[:n])
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 // wire is both sockets of a client or server under test.
 type wire struct {
 	in      chan []byte // packets to receive
+	from    arrival     // of all of them
 	out     []Datagram
 	at      []time.Duration // when those were sent
 	start   time.Time
@@ -34,15 +35,15 @@ func newWire() *wire {
 	return &wire{in: make(chan []byte, 4096), start: time.Now()}
 }
 
-func (w *wire) recv(ctx context.Context, buf []byte) (n, index int, err error) {
+func (w *wire) recv(ctx context.Context, buf []byte) (n int, from arrival, err error) {
 	select {
 	case <-ctx.Done():
-		return 0, 0, ctx.Err()
+		return 0, w.from, ctx.Err()
 	case p, ok := <-w.in:
 		if !ok {
-			return 0, 0, errors.New("broken socket")
+			return 0, w.from, errors.New("broken socket")
 		}
-		return copy(buf, p), 1, nil
+		return copy(buf, p), w.from, nil
 	}
 }
 
@@ -211,6 +212,23 @@ func TestClientDeaf(t *testing.T) {
 			t.Errorf("%q", ls)
 		}
 	})
+}
+
+// Replies that seem to be for another host are the diverted ones, if that is so.
+func TestClientDiverted(t *testing.T) {
+	for _, tt := range []struct{ diverted, otherHost, up bool }{
+		{false, false, true}, {false, true, false}, {true, false, true}, {true, true, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newClientLab(t, ClientConfig{Diverted: tt.diverted})
+			l.from.otherHost = tt.otherHost
+			l.onSend = func(Datagram) { l.reply(nil) }
+			l.run(t, time.Second, nil)
+			if up := l.up == 1; up != tt.up || up != (l.log.lines() != nil) {
+				t.Errorf("%+v: up %v, %q", tt, up, l.log.lines())
+			}
+		})
+	}
 }
 
 func TestClientSendFails(t *testing.T) {
@@ -393,19 +411,54 @@ func TestClientVerifyReversed(t *testing.T) {
 	}
 }
 
+// The server would refuse a salt of this second that it has accepted.
+func TestClientSalts(t *testing.T) {
+	key := vectors(t)["client"].key()
+	clk := newClock(1700000000)
+	l := newClientLab(t, ClientConfig{Now: clk.now, Auth: Auth{Key: key, Secret: []byte("s")}})
+	l.c.rand = strings.NewReader("aaaaaabbaabbccaa")
+	for range 3 {
+		if err := l.c.Send(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clk.add(time.Second)
+	if err := l.c.Send(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range l.out {
+		st, err := ParseStamp(d.Payload)
+		if err != nil || st.hint() != hintOf(public(key), []byte("s"), st.Time) {
+			t.Errorf("%v, %v", st, err)
+		}
+		got = append(got, string(st.Salt[hintLen:]))
+	}
+	if diff := cmp.Diff([]string{"aa", "bb", "cc", "aa"}, got); diff != "" {
+		t.Error(diff)
+	}
+	// A token is the same each time.
+	l = newClientLab(t, ClientConfig{Now: clk.now, Auth: Auth{Token: []byte("hunter2")}})
+	for range 2 {
+		if err := l.c.Send(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A token that looks like data when reversed has its reply passed.
 func TestClientFilterToken(t *testing.T) {
 	gre := func(n int) []byte { return greData(0x20000800, n) }
 	for _, tt := range []struct {
 		inner Inner
 		data  func(n int) []byte
-	}{{InnerIPv4, data}, {InnerGRE, gre}} {
-		l := newClientLab(t, ClientConfig{Auth: Auth{Token: Reverse(tt.data(28))}, Inner: tt.inner})
+	}{{InnerIPv4, data}, {InnerGRE, gre}, {InnerIPv6, data6}, {InnerIPv4 | InnerIPv6, data}, {InnerIPv4 | InnerIPv6, data6}} {
+		l := newClientLab(t, ClientConfig{Auth: Auth{Token: Reverse(tt.data(48))}, Inner: tt.inner})
 		s := l.c.filter(clientAddr, serverAddr)
-		if !passes(t, s, BuildUDP(serverAddr, clientAddr, 64, tt.data(28))) {
+		if !passes(t, s, BuildUDP(serverAddr, clientAddr, 64, tt.data(48))) {
 			t.Errorf("%d: the reply does not pass", tt.inner)
 		}
-		if passes(t, s, BuildUDP(serverAddr, clientAddr, 64, tt.data(29))) {
+		if passes(t, s, BuildUDP(serverAddr, clientAddr, 64, tt.data(49))) {
 			t.Errorf("%d: data passes", tt.inner)
 		}
 	}
@@ -420,6 +473,7 @@ func TestNewClientRefuses(t *testing.T) {
 		"unspecified":  func(c *ClientConfig) { c.Local = netip.MustParseAddrPort("0.0.0.0:1") },
 		"short key":    func(c *ClientConfig) { c.Auth.Key = make([]byte, 1) },
 		"two ways":     func(c *ClientConfig) { c.Auth = Auth{Key: make([]byte, 64), Token: []byte("x")} },
+		"no such data": func(c *ClientConfig) { c.Inner = 0x80 },
 		"bad interval": func(c *ClientConfig) { c.Keepalive = -1 },
 	} {
 		cfg := ok

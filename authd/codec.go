@@ -12,7 +12,7 @@ import (
 
 // SignedLen is the length in bytes of an ed25519 payload: signature (64), Unix
 // seconds (5, big-endian), salt (4). Longer ones are valid; see
-// [VerifySignature].
+// [VerifySignature]. What our clients put into the salt, [Payload] says.
 const SignedLen = ed25519.SignatureSize + timeLen + saltLen
 
 const (
@@ -26,7 +26,7 @@ const (
 // Stamp is what makes a signed payload unlike every other of the same key.
 type Stamp struct {
 	Time int64   // Unix seconds, 40 bits on the wire
-	Salt [4]byte // random
+	Salt [4]byte // random, but for what Payload says
 }
 
 // Sign returns the payload of [SignedLen] bytes that proves possession of key
@@ -34,17 +34,21 @@ type Stamp struct {
 // signed. The time is at's Unix seconds, the low 40 bits of them. It panics if key
 // has not [ed25519.PrivateKeySize] bytes.
 func Sign(key ed25519.PrivateKey, secret []byte, at time.Time, salt [4]byte) []byte {
-	var sec [8]byte
-	binary.BigEndian.PutUint64(sec[:], uint64(at.Unix()))
-
-	msg := make([]byte, 0, timeLen+saltLen+len(secret))
-	msg = append(msg, sec[8-timeLen:]...)
+	msg := make([]byte, timeLen, timeLen+saltLen+len(secret))
+	putTime(msg, at.Unix())
 	msg = append(msg, salt[:]...)
 	msg = append(msg, secret...)
 
 	p := make([]byte, 0, SignedLen)
 	p = append(p, ed25519.Sign(key, msg)...)
 	return append(p, msg[:timeLen+saltLen]...)
+}
+
+// putTime writes the low 40 bits of Unix seconds to the first 5 bytes of b.
+func putTime(b []byte, sec int64) {
+	var all [8]byte
+	binary.BigEndian.PutUint64(all[:], uint64(sec))
+	copy(b, all[8-timeLen:])
 }
 
 // ParseStamp returns the time and salt of a signed payload, unverified.
@@ -78,15 +82,25 @@ func VerifySignature(pub ed25519.PublicKey, secret, payload []byte) error {
 	return nil
 }
 
-// Payload returns what a client with a sends: its token, a payload signed with
-// a salt from rand, or nothing. It fails if rand does or if a's key is no
-// ed25519 key.
+// Payload returns what a client with a sends: its token, a signed payload, or
+// nothing. It fails if rand does or if a's key is no ed25519 key.
+//
+// The salt of a signed one is a hint at the key (2 bytes) and 2 bytes from rand:
+//
+//	signature (64) || time (5) || SHA-256(digest (32) || time (5))[:2] || random (2)
+//	digest = SHA-256("ipipou hint" || public key (32) || secret)
+//
+// To a server that knows no hints these 4 bytes are a salt as any other, and to
+// one that does, a salt without a hint is: it stays version 1 to the byte.
+//
+// Two payloads of one key and second are equal once in 65536 times, and then the
+// second is a replay; a [Client] sees to it that its own are not.
 func Payload(a Auth, now time.Time, rand io.Reader) ([]byte, error) {
 	switch {
 	case a.Token != nil:
 		return slices.Clone(a.Token), nil
 	case a.Key != nil:
-		return signFresh(a, now, rand)
+		return signFresh(a, now, true, rand)
 	default:
 		return []byte{}, nil
 	}
@@ -94,30 +108,39 @@ func Payload(a Auth, now time.Time, rand io.Reader) ([]byte, error) {
 
 // Reply returns what a server with a answers to a received payload it accepted:
 // a payload of its own signature if it has both a key and the peer's, else the
-// received bytes reversed. It fails as [Payload] does.
+// received bytes reversed. The salt of a signature is all random: a client has one
+// server's replies to verify and needs no hint. It fails as [Payload] does.
 func Reply(a Auth, received []byte, now time.Time, rand io.Reader) ([]byte, error) {
 	if a.Key != nil && a.RemoteKey != nil {
-		return signFresh(a, now, rand)
+		return signFresh(a, now, false, rand)
 	}
 	return Reverse(received), nil
 }
 
-// signFresh signs with a random salt. One signature in a million looks like the
-// head of an inner datagram, forwards or reversed, and a [Filter] would take it
-// for data, so such a salt is drawn again. GRE's head is less likely, but as
-// easily avoided.
-func signFresh(a Auth, now time.Time, rand io.Reader) ([]byte, error) {
+// signFresh signs with a salt that is random, behind a hint if hinted. One
+// signature in a million looks like the head of an inner datagram, forwards or
+// reversed, and a [Filter] would take it for data, so such a salt is drawn again.
+// GRE's and IPv6's heads are less likely, but as easily avoided.
+func signFresh(a Auth, now time.Time, hinted bool, rand io.Reader) ([]byte, error) {
 	if len(a.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("signing: not an ed25519 private key")
 	}
+	var (
+		salt  [saltLen]byte
+		drawn = salt[:]
+	)
+	if hinted {
+		digest := newHintDigest(a.Key.Public().(ed25519.PublicKey), a.Secret)
+		hint := digest.at(now.Unix())
+		drawn = salt[copy(salt[:], hint[:]):]
+	}
 	var p []byte
 	for range 4 {
-		var salt [saltLen]byte
-		if _, err := io.ReadFull(rand, salt[:]); err != nil {
+		if _, err := io.ReadFull(rand, drawn); err != nil {
 			return nil, fmt.Errorf("drawing a salt: %w", err)
 		}
 		p = Sign(a.Key, a.Secret, now, salt)
-		if !looksLike(p, InnerIPv4, InnerGRE) && !looksLike(Reverse(p), InnerIPv4, InnerGRE) {
+		if !innerAll.looks(p) && !innerAll.looks(Reverse(p)) {
 			break
 		}
 	}

@@ -90,9 +90,12 @@ func TestVectors(t *testing.T) {
 				t.Errorf("Sign: %x, want %x", got, v.Payload)
 			}
 			a := Auth{Key: v.key(), Secret: v.Secret}
-			got, err := Payload(a, at, bytes.NewReader(v.Salt))
-			if err != nil || !bytes.Equal(got, v.Payload) {
-				t.Errorf("Payload: %x, %v, want %x", got, err, v.Payload)
+			got, err := Payload(a, at, bytes.NewReader(v.Salt[hintLen:]))
+			if err != nil || bytes.Equal(got, v.Payload) != strings.HasPrefix(name, "hinted") {
+				t.Errorf("Payload: %x, %v, the vector is %x", got, err, v.Payload)
+			}
+			if st, err := ParseStamp(got); err != nil || st.hint() != hintOf(public(v.key()), v.Secret, v.Time) {
+				t.Errorf("Payload: %v, %v: not the hint", st, err)
 			}
 			// Without the peer's key a server that has its own does not sign.
 			got, err = Reply(a, v.Payload, at, bytes.NewReader(v.Salt))
@@ -151,27 +154,38 @@ func TestPayloadFails(t *testing.T) {
 // A payload that looks like data, forwards or reversed, would not get through the
 // filter, so its salt is drawn again. Reversed, the salt is the first four bytes
 // and the time the next five: of an IPv4 header the version in the salt's last,
-// the length in its others; GRE's header in the salt, the length in the time.
+// the length in its hint; of IPv6 the version there too, the length in the time;
+// GRE's header in the salt, the length in the time.
 func TestPayloadAvoidsInner(t *testing.T) {
 	key := vectors(t)["client"].key()
 	for _, tt := range []struct {
 		inner Inner
-		at    time.Time
-		bad   [4]byte
+		key   ed25519.PrivateKey
+		from  int64   // the first of some seconds
+		hint  []byte  // that is wanted, one of which has it
+		last  [2]byte // of the salt: then it looks like data
 	}{
-		{InnerIPv4, time.Unix(1, 0), [4]byte{SignedLen, 0, 0, 0x45}},
-		{InnerGRE, time.Unix((SignedLen-4)<<24, 0), [4]byte{0, 8, 0, 0}},
+		{InnerIPv4, key, 1700000000, []byte{SignedLen, 0}, [2]byte{0, 0x45}},
+		{InnerGRE, vectors(t)["server"].key(), (SignedLen - 4) << 24, []byte{0, 8}, [2]byte{0, 0}},
+		{InnerIPv6, key, (SignedLen - 40) << 8, nil, [2]byte{0, 0x60}},
 	} {
-		if p := Reverse(Sign(key, nil, tt.at, tt.bad)); !tt.inner.looks(p) {
+		key, pub, sec := tt.key, tt.key.Public().(ed25519.PublicKey), tt.from
+		hint := hintOf(pub, nil, sec)
+		for !bytes.HasPrefix(hint[:], tt.hint) {
+			sec++
+			hint = hintOf(pub, nil, sec)
+		}
+		at := time.Unix(sec, 0)
+		bad := [4]byte{hint[0], hint[1], tt.last[0], tt.last[1]}
+		if p := Reverse(Sign(key, nil, at, bad)); !tt.inner.looks(p) {
 			t.Fatalf("%x does not look like data", p)
 		}
-		good := [4]byte{1, 2, 3, 4}
-		p, err := Payload(Auth{Key: key}, tt.at, bytes.NewReader(append(tt.bad[:], good[:]...)))
+		p, err := Payload(Auth{Key: key}, at, bytes.NewReader(append(tt.last[:], 3, 4)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if st, _ := ParseStamp(p); st.Salt != good {
-			t.Errorf("salt %x, want %x", st.Salt, good)
+		if st, _ := ParseStamp(p); st.Salt != [4]byte{hint[0], hint[1], 3, 4} {
+			t.Errorf("salt %x", st.Salt)
 		}
 	}
 }

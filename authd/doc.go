@@ -12,7 +12,9 @@
 //	ed25519                    signature (64) || Unix seconds (5, big-endian) || salt (4)
 //
 // The signed message is time || salt || secret. A payload longer than
-// [SignedLen] bytes is signed as payload[64:] || secret. If the server replies,
+// [SignedLen] bytes is signed as payload[64:] || secret. The salt is any that the
+// key did not use in this second; ours begins with a hint at the key, by which a
+// server of many peers on one port finds whose payload it is ([Payload]). If the server replies,
 // it answers with its own signature || time || salt where it has a key of its
 // own and the peer's public key, else with the received payload, its bytes
 // reversed. Every datagram stands alone; there is no session.

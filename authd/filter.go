@@ -33,7 +33,7 @@ type FilterSpec struct {
 	Dst   []netip.Addr   // destination addresses, IPv4; none or more than 8: any
 	Ports []uint16       // destination ports; beyond 32 ranges: all from the lowest to the highest
 	Src   netip.AddrPort // valid: only from here
-	Inner []Inner        // what is data, on all Ports; none: InnerIPv4
+	Inner Inner          // what is data, on all Ports
 
 	// InnerLens are payload lengths in bytes at which what looks like data
 	// passes nevertheless: those of tokens that look so.
@@ -114,30 +114,46 @@ func Filter(s FilterSpec) []bpf.Instruction {
 }
 
 // kinds takes the payload's first word in A to what looksBase describes, if that
-// may be data of one of kinds, else it goes to "rest".
-func (a *asm) kinds(kinds []Inner) {
-	masked := bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: looksMask}
-	if !slices.Contains(kinds, InnerGRE) {
-		a.add(masked)
-		return
-	}
+// may be data of one of kinds, else it goes to "rest". What is of no other kind
+// falls through to IPv4, the likeliest.
+func (a *asm) kinds(kinds Inner) {
 	label := func(word uint32) string { return fmt.Sprintf("GRE %08x", word) }
-	for _, f := range greForms {
-		a.jump(bpf.JumpEqual, f.word, label(f.word))
+	if kinds.has(InnerGRE) {
+		for _, f := range greForms {
+			a.jump(bpf.JumpEqual, f.word, label(f.word))
+		}
 	}
-	if slices.Contains(kinds, InnerIPv4) {
-		a.add(masked)
-		a.jumpAlways("compare")
+	if kinds.has(InnerIPv6) {
+		a.jump(bpf.JumpGreaterOrEqual, 6<<28, "IPv6")
+	}
+	if kinds.has(InnerIPv4) {
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: looksMask})
 	} else {
 		a.jumpAlways("rest")
 	}
-	for i, f := range greForms {
-		if i > 0 {
+	// length makes of an inner length what looksBase makes of the payload's.
+	length := func(at, rest int) {
+		a.add(bpf.LoadIndirect{Off: uint32(udpHeaderLen + at), Size: 2})
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAdd, Val: 4<<28 + uint32(rest)})
+	}
+	before := kinds.has(InnerIPv4)
+	begin := func(name string) {
+		if before {
 			a.jumpAlways("compare")
 		}
-		a.label(label(f.word))
-		a.add(bpf.LoadIndirect{Off: uint32(udpHeaderLen + f.lenAt), Size: 2})
-		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAdd, Val: 4<<28 + uint32(f.rest)})
+		before = true
+		a.label(name)
+	}
+	if kinds.has(InnerGRE) {
+		for _, f := range greForms {
+			begin(label(f.word))
+			length(f.lenAt, f.rest)
+		}
+	}
+	if kinds.has(InnerIPv6) {
+		begin("IPv6")
+		a.jump(bpf.JumpGreaterThan, 6<<28|0x0fffffff, "rest")
+		length(4, ip6HeaderLen)
 	}
 	a.label("compare")
 }

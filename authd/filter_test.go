@@ -24,6 +24,15 @@ func data(n int) []byte {
 	return b
 }
 
+// data6 returns what is an inner IPv6 datagram of n bytes, 40 or more, by its
+// looks.
+func data6(n int) []byte {
+	b := make([]byte, n)
+	b[0] = 0x60
+	binary.BigEndian.PutUint16(b[4:], uint16(n-40))
+	return b
+}
+
 func passes(t testing.TB, s FilterSpec, pkt []byte) bool {
 	t.Helper()
 	vm, err := bpf.NewVM(Filter(s))
@@ -110,10 +119,13 @@ func oracleData(s FilterSpec, b []byte, n int) (short, isData bool) {
 		}
 		return int(b[i])<<8 | int(b[i+1])
 	}
-	if len(s.Inner) == 0 || slices.Contains(s.Inner, InnerIPv4) {
+	if s.Inner == 0 || s.Inner&InnerIPv4 != 0 {
 		isData = b[0]>>4 == 4 && at(2) == n
 	}
-	if !slices.Contains(s.Inner, InnerGRE) {
+	if s.Inner&InnerIPv6 != 0 && b[0]>>4 == 6 {
+		isData = 40+at(4) == n
+	}
+	if s.Inner&InnerGRE == 0 {
 		return short, isData
 	}
 	switch binary.BigEndian.Uint32(b) {
@@ -142,8 +154,14 @@ func TestFilter(t *testing.T) {
 		gre    = plain
 		both   = plain
 	)
-	gre.Inner = []Inner{InnerGRE}
-	both.Inner = []Inner{InnerIPv4, InnerGRE}
+	gre.Inner = InnerGRE
+	both.Inner = InnerIPv4 | InnerGRE
+	ip6, dual, all := plain, plain, plain
+	ip6.Inner, dual.Inner, all.Inner = InnerIPv6, InnerIPv4|InnerIPv6, innerAll
+	dualToken, dualOpen, dualBound := dual, dual, dual
+	dualToken.InnerLens = []int{60}
+	dualOpen.AnyPayload = true
+	dualBound.AnyPayload, dualBound.Peer = true, clientAddr
 	greToken, bothToken, greOpen, greBound := gre, both, gre, gre
 	greToken.InnerLens = []int{40}
 	bothToken.InnerLens = []int{40}
@@ -253,6 +271,44 @@ func TestFilter(t *testing.T) {
 		{"GRE, bound: the peer again", greBound, to(nil), true},
 		{"GRE, bound: data of another", greBound, from(other, greData(0x20000800, 84)), true},
 
+		{"IPv6: its data", ip6, to(data6(84)), false},
+		{"IPv6: no next header", ip6, to(data6(40)), false},
+		{"IPv6: 39 bytes", ip6, to(data6(40)[:39]), true},
+		{"IPv6: 20 bytes", ip6, to(data6(40)[:20]), true},
+		{"IPv6: longest", ip6, to(data6(1472)), false},
+		{"IPv6: inner length less", ip6, to(edit(data6(84), 4, 0, 43)), true},
+		{"IPv6: inner length more", ip6, to(edit(data6(84), 4, 0, 45)), true},
+		{"IPv6: inner length of 17 bits", ip6, to(edit(data6(84), 4, 0xff, 0xff)), true},
+		{"IPv6: inner length not there", ip6, to(data6(84))[:33], false},
+		{"IPv6: flow label", ip6, to(edit(data6(84), 0, 0x6f, 0xff, 0xff, 0xff)), false},
+		{"IPv6: version 5", ip6, to(edit(data6(84), 0, 0x5f)), true},
+		{"IPv6: version 7", ip6, to(edit(data6(84), 0, 0x70)), true},
+		{"IPv6: version 14", ip6, to(edit(data6(84), 0, 0xe0)), true},
+		{"IPv6: data with options outside", ip6, withOptions(to(data6(84)), 8), false},
+		{"IPv6: signed", ip6, signed, true},
+		{"IPv6: empty", ip6, to(nil), true},
+		{"IPv6: IPv4 is not its data", ip6, to(data(84)), true},
+		{"IPv6: on an IPv4 tunnel", plain, to(data6(84)), true},
+		{"IPv6: on a GRE tunnel", gre, to(data6(84)), true},
+		{"IPv4 and IPv6: IPv4", dual, to(data(84)), false},
+		{"IPv4 and IPv6: IPv6", dual, to(data6(84)), false},
+		{"IPv4 and IPv6: IPv4 of a wrong length", dual, to(edit(data(84), 2, 0, 83)), true},
+		{"IPv4 and IPv6: IPv6 of a wrong length", dual, to(edit(data6(84), 4, 0, 84)), true},
+		{"IPv4 and IPv6: version 7", dual, to(edit(data6(84), 0, 0x70)), true},
+		{"IPv4 and IPv6: signed", dual, signed, true},
+		{"IPv4 and IPv6: GRE", dual, to(greData(0x200086dd, 84)), true},
+		{"IPv4 and IPv6: token like IPv6", dualToken, to(data6(60)), true},
+		{"IPv4 and IPv6: token like IPv4", dualToken, to(data(60)), true},
+		{"IPv4 and IPv6: token of another length", dualToken, to(data6(61)), false},
+		{"IPv4 and IPv6, open: data", dualOpen, to(data6(84)), true},
+		{"IPv4 and IPv6, bound: the peer's IPv6", dualBound, to(data6(84)), false},
+		{"IPv4 and IPv6, bound: the peer's IPv4", dualBound, to(data(84)), false},
+		{"IPv4 and IPv6, bound: data of another", dualBound, from(other, data6(84)), true},
+		{"all: IPv4", all, to(data(84)), false},
+		{"all: IPv6", all, to(data6(84)), false},
+		{"all: GRE", all, to(greData(0x20000800, 84)), false},
+		{"all: signed", all, signed, true},
+
 		{"client: reply", client, reply(make([]byte, 73)), true},
 		{"client: reply, options", client, withOptions(reply(nil), 20), true},
 		{"client: data", client, reply(data(84)), false},
@@ -275,9 +331,10 @@ func TestFilter(t *testing.T) {
 }
 
 func TestFilterGRE(t *testing.T) {
-	for name, kinds := range map[string][]Inner{
-		"GRE":  {InnerGRE},
-		"both": {InnerGRE, InnerIPv4},
+	for name, kinds := range map[string]Inner{
+		"GRE":  InnerGRE,
+		"both": InnerGRE | InnerIPv4,
+		"all":  innerAll,
 	} {
 		s := FilterSpec{Ports: []uint16{serverAddr.Port()}, Inner: kinds}
 		for _, h := range greWire {
@@ -300,13 +357,13 @@ func TestFilterGRE(t *testing.T) {
 	}
 }
 
-// On a server without GRE the filter is what it was before there was GRE.
+// On a server of IPv4 alone the filter is what it was before there were others.
 func TestFilterIPv4Unchanged(t *testing.T) {
 	want, err := os.ReadFile("testdata/filter-ipv4.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, kinds := range [][]Inner{nil, {InnerIPv4}} {
+	for _, kinds := range []Inner{0, InnerIPv4} {
 		var got strings.Builder
 		for i, s := range ipv4Specs() {
 			s.Inner = kinds
@@ -380,7 +437,7 @@ func TestMergePorts(t *testing.T) {
 // The largest filter must have jumps that its instructions can hold, and fit
 // what the kernel takes (BPF_MAXINSNS).
 func TestFilterLargest(t *testing.T) {
-	s := FilterSpec{Src: clientAddr, Inner: []Inner{InnerIPv4, InnerGRE}}
+	s := FilterSpec{Src: clientAddr, Inner: innerAll}
 	for i := range byte(maxDst) {
 		s.Dst = append(s.Dst, netip.AddrFrom4([4]byte{10, 0, 0, i}))
 	}
@@ -405,23 +462,31 @@ func TestFilterLargest(t *testing.T) {
 // is counted, so that a change that lengthens it is noticed.
 func TestFilterCost(t *testing.T) {
 	spec := FilterSpec{Dst: []netip.Addr{serverAddr.Addr()}, Ports: []uint16{serverAddr.Port()}}
-	gre, both := []Inner{InnerGRE}, []Inner{InnerIPv4, InnerGRE}
+	const (
+		gre  = InnerGRE
+		both = InnerIPv4 | InnerGRE
+		dual = InnerIPv4 | InnerIPv6
+	)
 	to := func(payload []byte) []byte { return BuildUDP(clientAddr, serverAddr, 64, payload) }
 	for _, tt := range []struct {
 		name  string
-		inner []Inner
+		inner Inner
 		pkt   []byte
 		want  int
 	}{
-		{"TCP", nil, edit(to(nil), 9, 6), 5},
-		{"other UDP", nil, BuildUDP(serverAddr, clientAddr, 64, data(84)), 8},
-		{"data", nil, to(data(84)), 17},
-		{"data put together", nil, to(data(15000)), 3},
+		{"TCP", 0, edit(to(nil), 9, 6), 5},
+		{"other UDP", 0, BuildUDP(serverAddr, clientAddr, 64, data(84)), 8},
+		{"data", 0, to(data(84)), 17},
+		{"data put together", 0, to(data(15000)), 3},
 		{"GRE, key, IPv4", gre, to(greData(0x20000800, 84)), 20},
 		{"GRE, no key, IPv6", gre, to(greData(0x000086dd, 84)), 22},
 		{"GRE put together", gre, to(greData(0x20000800, 15000)), 3},
 		{"both: IPv4", both, to(data(84)), 22},
 		{"both: GRE, key, IPv4", both, to(greData(0x20000800, 84)), 20},
+		{"IPv6", InnerIPv6, to(data6(84)), 20},
+		{"IPv4 and IPv6: IPv4", dual, to(data(84)), 19},
+		{"IPv4 and IPv6: IPv6", dual, to(data6(84)), 20},
+		{"IPv6 put together", dual, to(data6(15000)), 3},
 	} {
 		spec.Inner = tt.inner
 		// The fewest instructions that a VM given just those returns from.
@@ -454,10 +519,10 @@ func steps(ins []bpf.Instruction, pkt []byte) int {
 func fuzzSpecs() []FilterSpec {
 	specs := ipv4Specs()
 	for _, s := range specs {
-		s.Inner = []Inner{InnerGRE}
-		specs = append(specs, s)
-		s.Inner = []Inner{InnerGRE, InnerIPv4}
-		specs = append(specs, s)
+		for kinds := InnerIPv4 + 1; kinds <= innerAll; kinds++ {
+			s.Inner = kinds
+			specs = append(specs, s)
+		}
 	}
 	return specs
 }
@@ -474,7 +539,7 @@ func ipv4Specs() []FilterSpec {
 }
 
 func FuzzFilter(f *testing.F) {
-	payloads := [][]byte{nil, data(20), data(84), make([]byte, 73), data(1473)}
+	payloads := [][]byte{nil, data(20), data(84), make([]byte, 73), data(1473), data6(40), data6(84)}
 	for _, word := range greKinds {
 		payloads = append(payloads, greData(word, 84))
 	}
@@ -515,7 +580,10 @@ func TestFilterOracle(t *testing.T) {
 	for range all {
 		dst := netip.AddrPortFrom(serverAddr.Addr(), 9999+uint16(rnd.IntN(8)))
 		payload := data(20 + rnd.IntN(80))
-		if rnd.IntN(2) == 0 {
+		switch rnd.IntN(4) {
+		case 0:
+			payload = data6(40 + rnd.IntN(80))
+		case 1, 2:
 			payload = greData(greKinds[rnd.IntN(4)], 20+rnd.IntN(80))
 		}
 		if rnd.IntN(4) == 0 {

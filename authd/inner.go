@@ -2,18 +2,20 @@ package authd
 
 import (
 	"encoding/binary"
-	"slices"
+	"fmt"
 )
 
-// Inner is what a tunnel's data is: the UDP payload that the kernel's FOU
-// receiver hands to the tunnel. Data is told from authentications by its looks
-// alone, in userspace as by a [Filter].
+// Inner is what a tunnel's data is: the UDP payload that the receiver of the FOU
+// port hands to the tunnel. It is a set, as one port may carry several kinds:
+// InnerIPv4|InnerIPv6. Data is told from authentications by its looks alone, in
+// userspace as by a [Filter].
 type Inner uint8
 
+// The kinds of data. The zero Inner is InnerIPv4.
 const (
 	// InnerIPv4 (mode ipip) is a payload of 20 bytes or more that begins with
 	// the nibble 4 and whose bytes 2 and 3 hold its length (RFC 791).
-	InnerIPv4 Inner = iota
+	InnerIPv4 Inner = 1 << iota
 
 	// InnerGRE (mode gre) is a payload of 20 bytes or more that begins with one
 	// of these GRE headers (RFC 2784, RFC 2890):
@@ -26,6 +28,12 @@ const (
 	// header is the payload's length. GRE checksums and sequence numbers are
 	// not known: data with them looks like a wrong authentication.
 	InnerGRE
+
+	// InnerIPv6 is a payload of 40 bytes or more that begins with the nibble 6
+	// and whose bytes 4 and 5 hold its length less 40 (RFC 8200).
+	InnerIPv6
+
+	innerAll = InnerIPv4 | InnerGRE | InnerIPv6
 )
 
 // greForms are the headers of InnerGRE. What is most likely comes first, as a
@@ -37,8 +45,26 @@ var greForms = []struct {
 }{
 	{0x20000800, 8 + 2, 8},
 	{0x00000800, 4 + 2, 4},
-	{0x200086dd, 8 + 4, 8 + 40},
-	{0x000086dd, 4 + 4, 4 + 40},
+	{0x200086dd, 8 + 4, 8 + ip6HeaderLen},
+	{0x000086dd, 4 + 4, 4 + ip6HeaderLen},
+}
+
+// kinds is in, less the zero Inner.
+func (in Inner) kinds() Inner {
+	if in == 0 {
+		return InnerIPv4
+	}
+	return in
+}
+
+// has reports whether in holds kind.
+func (in Inner) has(kind Inner) bool { return in.kinds()&kind != 0 }
+
+func (in Inner) validate() error {
+	if in&^innerAll != 0 {
+		return fmt.Errorf("%#x is no kind of data", uint8(in&^innerAll))
+	}
+	return nil
 }
 
 // looks reports whether a UDP payload is tunnel data by its looks: the test that
@@ -47,8 +73,13 @@ func (in Inner) looks(p []byte) bool {
 	if len(p) < ipHeaderLen {
 		return false
 	}
-	if in == InnerIPv4 {
-		return p[0]>>4 == 4 && int(binary.BigEndian.Uint16(p[2:])) == len(p)
+	switch v := p[0] >> 4; {
+	case v == 4 && in.has(InnerIPv4):
+		return int(binary.BigEndian.Uint16(p[2:])) == len(p)
+	case v == 6 && in.has(InnerIPv6):
+		return int(binary.BigEndian.Uint16(p[4:]))+ip6HeaderLen == len(p)
+	case !in.has(InnerGRE):
+		return false
 	}
 	for _, f := range greForms {
 		if binary.BigEndian.Uint32(p) == f.word {
@@ -56,9 +87,4 @@ func (in Inner) looks(p []byte) bool {
 		}
 	}
 	return false
-}
-
-// looksLike reports whether p is data of one of kinds.
-func looksLike(p []byte, kinds ...Inner) bool {
-	return slices.ContainsFunc(kinds, func(in Inner) bool { return in.looks(p) })
 }

@@ -76,11 +76,40 @@ func TestInnerLooks(t *testing.T) {
 			}
 		}
 	}
-	if b := data(84); !InnerIPv4.looks(b) || InnerGRE.looks(b) {
-		t.Errorf("IPv4 %v, GRE %v", InnerIPv4.looks(b), InnerGRE.looks(b))
-	}
 	// An inner length and header that add up to more than 16 bits hold.
 	if b := edit(greData(0x200086dd, 100), 12, 0xff, 0xff); InnerGRE.looks(b) {
 		t.Errorf("%x", b)
+	}
+	// Each kind alone and in a set, and in none that lacks it.
+	for kind, b := range map[Inner][]byte{InnerIPv4: data(84), InnerIPv6: data6(84), InnerGRE: greData(0x20000800, 84)} {
+		for in := range innerAll + 1 {
+			want := in&kind != 0 || in == 0 && kind == InnerIPv4
+			if got := in.looks(b); got != want {
+				t.Errorf("%x looks like %b: %v", b[:4], in, got)
+			}
+		}
+	}
+	for name, b := range map[string][]byte{
+		"39 bytes":      data6(40)[:39],
+		"20 bytes":      data6(40)[:20],
+		"a byte less":   data6(84)[:83],
+		"a byte more":   append(data6(84), 0),
+		"version 7":     edit(data6(84), 0, 0x70),
+		"IPv4's length": edit(data6(84), 2, 0, 84, 0, 0),
+	} {
+		if innerAll.looks(b) {
+			t.Errorf("%s looks like data", name)
+		}
+	}
+	if b := data6(40); !InnerIPv6.looks(b) {
+		t.Error("a header alone does not look like data")
+	}
+}
+
+func TestInnerValidate(t *testing.T) {
+	for in, ok := range map[Inner]bool{0: true, innerAll: true, InnerIPv6: true, innerAll + 1: false, 0xff: false} {
+		if err := in.validate(); (err == nil) != ok {
+			t.Errorf("%#x: %v", in, err)
+		}
 	}
 }

@@ -397,6 +397,46 @@ func TestNetClient(t *testing.T) {
 	log.wait(t, "ipipou0: up, 198.51.100.1:10000 replies")
 }
 
+// Peers with keys and a token on one port that carries IPv4 and IPv6, one of them
+// a client of ours, one that knows of no hints.
+func TestNetShared(t *testing.T) {
+	l := newNetLab(t)
+	pubA, privA := keyPair(t)
+	pubB, privB := keyPair(t)
+	both := InnerIPv4 | InnerIPv6
+	tunnel := func(name string, a Auth) ServerTunnel {
+		return ServerTunnel{Name: name, Local: serverAddr, Device: "s0", Auth: a, Inner: both, Reply: true}
+	}
+	p := l.serve(t,
+		tunnel("a", Auth{RemoteKey: pubA}),
+		tunnel("b", Auth{RemoteKey: pubB}),
+		tunnel("token", Auth{Token: []byte("hunter2")}),
+	)
+	snd := l.sender(t)
+	for range 50 {
+		send(t, snd, clientAddr, serverAddr, data(84))
+		send(t, snd, clientAddr, serverAddr, data6(84))
+	}
+	// It sends once, as it waits for no reply.
+	l.runClient(t, ClientConfig{Auth: Auth{Key: privA}, Inner: both, NoReply: true})
+	p.expect(t, bound{0, clientAddr})
+
+	other := netip.AddrPortFrom(clientAddr.Addr(), 4243)
+	udp := l.listen(t, other)
+	signed := Sign(privB, nil, time.Now(), [4]byte{1, 2, 3, 4})
+	send(t, snd, other, serverAddr, signed)
+	p.expect(t, bound{1, other})
+	answer(t, udp, serverAddr, Reverse(signed))
+	send(t, snd, other, serverAddr, []byte("hunter2"))
+	p.expect(t, bound{2, other})
+	answer(t, udp, serverAddr, []byte("2retnuh"))
+	send(t, snd, clientAddr, serverAddr, signed)
+	p.log.wait(t, "b: 198.51.100.7:4242 refused: replayed")
+	if n := heard(t, p.s.shared); n != 4 {
+		t.Errorf("%d packets passed the filter, want 4", n)
+	}
+}
+
 func TestNetClientKeepalive(t *testing.T) {
 	l := newNetLab(t)
 	p := l.serve(t, ServerTunnel{Name: "ipipou0", Local: serverAddr, Auth: Auth{Token: []byte("hunter2")}})
@@ -488,20 +528,28 @@ func TestNetOtherDevice(t *testing.T) {
 	p.expect(t, bound{0, clientAddr})
 }
 
-// A promiscuous device shows packets that are for another host.
+// A promiscuous device shows packets that are for another host, which only a tunnel
+// takes whose packets are diverted: those come so too.
 func TestNetPromiscuous(t *testing.T) {
 	l := newNetLab(t)
 	ip(t, "-n", l.s, "link", "set", "s0", "promisc", "on")
-	p := l.serve(t, ServerTunnel{Name: "ipipou0", Local: serverAddr, Device: "s0", Auth: Auth{Token: []byte("a")}})
+	p := l.serve(t,
+		ServerTunnel{Name: "ipipou0", Local: serverAddr, Device: "s0", Auth: Auth{Token: []byte("a")}},
+		ServerTunnel{Name: "ipipou1", Local: at(10001), Device: "s0", Auth: Auth{Token: []byte("a")}, Diverted: true},
+	)
 	snd := l.sender(t)
 	server := serverAddr.Addr().String()
 	ip(t, "-n", l.c, "neigh", "replace", server, "lladdr", "02:00:00:00:00:99", "dev", "c0")
-	send(t, snd, netip.AddrPortFrom(clientAddr.Addr(), 1), serverAddr, []byte("a"))
+	stray := netip.AddrPortFrom(clientAddr.Addr(), 1)
+	send(t, snd, stray, serverAddr, []byte("a"))
+	send(t, snd, stray, at(10001), []byte("a"))
+	p.expect(t, bound{1, stray})
 	ip(t, "-n", l.c, "neigh", "del", server, "dev", "c0")
 	send(t, snd, clientAddr, serverAddr, []byte("a"))
-	p.expect(t, bound{0, clientAddr})
-	if n := heard(t, p.s.shared); n != 2 {
-		t.Errorf("%d packets passed the filter, want 2", n)
+	send(t, snd, clientAddr, at(10001), []byte("a"))
+	p.expect(t, bound{0, clientAddr}, bound{1, clientAddr})
+	if n := heard(t, p.s.shared); n != 4 {
+		t.Errorf("%d packets passed the filter, want 4", n)
 	}
 }
 

@@ -91,29 +91,42 @@ func (p *packetConn) setFilter(filter []bpf.Instruction) error {
 	return nil
 }
 
-// recv waits for a packet to this host, puts it into buf and returns its length
-// and the index of the device it came in on. It returns ctx's error when ctx
-// ends, else one after which the socket is of no use.
-func (p *packetConn) recv(ctx context.Context, buf []byte) (n, index int, err error) {
+// arrival is how a packet came in.
+type arrival struct {
+	index     int  // of the device
+	otherHost bool // as if for another host, and not for this one
+}
+
+// expected reports whether packets of a tunnel come in like that. Those that the
+// BPF data path diverts come as if for another host, so that the kernel's IP
+// forgets them. Else these are what a promiscuous device sees of others' packets,
+// which authenticate nobody.
+func (a arrival) expected(diverted bool) bool { return diverted || !a.otherHost }
+
+// recv waits for a packet to this host or, as it seems, to another, puts it into
+// buf and returns its length. It returns ctx's error when ctx ends, else one after
+// which the socket is of no use.
+func (p *packetConn) recv(ctx context.Context, buf []byte) (n int, from arrival, err error) {
 	for {
-		n, from, err := p.c.Recvfrom(ctx, buf, 0)
+		n, addr, err := p.c.Recvfrom(ctx, buf, 0)
 		switch {
 		case ctx.Err() != nil:
-			return 0, 0, ctx.Err()
+			return 0, from, ctx.Err()
 		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 			p.log.Warn("receiving failed, will go on", "error", err)
 			if err := sleep(ctx, retryEvery); err != nil {
-				return 0, 0, err
+				return 0, from, err
 			}
 			continue
 		case err != nil:
-			return 0, 0, fmt.Errorf("receiving: %w", err)
+			return 0, from, fmt.Errorf("receiving: %w", err)
 		}
-		ll, ok := from.(*unix.SockaddrLinklayer)
-		if !ok || ll.Pkttype != unix.PACKET_HOST {
-			continue
+		if ll, ok := addr.(*unix.SockaddrLinklayer); ok {
+			switch ll.Pkttype {
+			case unix.PACKET_HOST, unix.PACKET_OTHERHOST:
+				return n, arrival{ll.Ifindex, ll.Pkttype == unix.PACKET_OTHERHOST}, nil
+			}
 		}
-		return n, ll.Ifindex, nil
 	}
 }
 

@@ -15,6 +15,18 @@ const (
 	globalBurst = 5000
 	maxSources  = 4096
 
+	// A payload that names no key, or a wrong one, is tried with the keys of
+	// all tunnels of its endpoint. What that takes is counted by itself, in
+	// signature checks a second and in a burst, so that a flood of garbage
+	// takes a tenth of a core and nothing of what those need who are found at
+	// once. The burst is a search of 10,000 keys, half a second.
+	searchRate  = 2000
+	searchBurst = 10000
+
+	// lookCost is what it costs to see, by the time say, that a key need not
+	// be tried, and what a hint costs to make, in signature checks.
+	lookCost = 1.0 / 500
+
 	// sweepEvery keeps a full map from being searched for each packet. An
 	// address that sent one datagram is forgettable again after 10 ms.
 	sweepEvery = 10 * time.Millisecond
@@ -34,11 +46,11 @@ func (b *bucket) refill(now time.Time, rate, burst float64) {
 	b.at = now
 }
 
-func (b *bucket) take() bool {
-	if b.tokens < 1 {
+func (b *bucket) take(n float64) bool {
+	if b.tokens < n {
 		return false
 	}
-	b.tokens--
+	b.tokens -= n
 	return true
 }
 
@@ -60,11 +72,11 @@ func newLimiter(now time.Time) *limiter {
 // allow takes a token for src. The total is asked last, so that one address
 // that sends too much does not use it up.
 func (l *limiter) allow(src netip.Addr, now time.Time) bool {
-	if b := l.source(src, now); b != nil && !b.take() {
+	if b := l.source(src, now); b != nil && !b.take(1) {
 		return false
 	}
 	l.all.refill(now, globalRate, globalBurst)
-	return l.all.take()
+	return l.all.take(1)
 }
 
 // source returns the bucket of src, or nil while maxSources others are busy;

@@ -29,16 +29,28 @@ type ReplayState struct {
 func (s ReplayState) check(st Stamp) error {
 	switch {
 	case st.Time < s.Time:
-		return fmt.Errorf("%w, by %d s: sent again, or the clock of the sender was set back", ErrOlder, s.Time-st.Time)
+		return olderError(s.Time - st.Time)
 	case st.Time > s.Time:
 		return nil
 	case slices.Contains(s.Salts, st.Salt):
 		return ErrReplayed
 	case len(s.Salts) >= maxSalts:
-		return fmt.Errorf("%w: more than %d of one second", ErrRate, maxSalts)
+		return errSalts
 	}
 	return nil
 }
+
+var errSalts = fmt.Errorf("%w: more than %d of one second", ErrRate, maxSalts)
+
+// olderError is by how many seconds a payload is too old. It is text only when
+// logged, as skewError is.
+type olderError int64
+
+func (e olderError) Error() string {
+	return fmt.Sprintf("%v, by %d s: sent again, or the clock of the sender was set back", ErrOlder, int64(e))
+}
+
+func (olderError) Unwrap() error { return ErrOlder }
 
 // accept remembers a stamp that check passed and whose signature is good.
 func (s *ReplayState) accept(st Stamp) {

@@ -14,18 +14,32 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// queueLen is how many authentications wait while one is being bound.
-const queueLen = 1024
+const (
+	// queueLen is how many authentications wait while one is being bound.
+	queueLen = 1024
+
+	// searchLen is how many payloads wait while one is searched for.
+	searchLen = 64
+)
 
 // ServerTunnel is one tunnel of a server.
+//
+// Several may have one Local. They have one Device and Diverted then, and each peer is told by
+// a RemoteKey or a Token that no other there has; RemoteIP and RemotePort are
+// demanded besides. By its source and hint (see [Payload]) a payload is found as
+// quickly as with one tunnel; else all keys are tried, 2000 a second. What looks
+// like data of one tunnel is no authentication of another.
 type ServerTunnel struct {
 	Name   string         // for the log: "ipipou0"
-	Local  netip.AddrPort // FOU endpoint, IPv4; unique in a server
+	Local  netip.AddrPort // FOU endpoint, IPv4
 	Device string         // outer interface, "": any
 	Auth   Auth
 	Inner  Inner // what its data is
 	Reply  bool  // answer a valid authentication
 	TTL    uint8 // of replies, in hops; 0: the system's
+
+	// Its packets come as if for another host: the BPF data path diverts them.
+	Diverted bool
 }
 
 // ServerConfig configures a [Server].
@@ -50,12 +64,13 @@ type Server struct {
 	store   ReplayStore
 	bind    func(tunnel int, peer netip.AddrPort) error
 
-	byLocal map[netip.AddrPort]int
-	checker *checker
-	folds   *folder
-	queue   chan accepted
-	senders map[string]datagramSender // by device
-	shared  packetReceiver            // of all tunnels but the address-only; nil without
+	endpoints map[netip.AddrPort]*endpoint
+	checker   *checker
+	folds     *folder
+	searches  chan *quest
+	queue     chan accepted
+	senders   map[string]datagramSender // by device
+	shared    packetReceiver            // of all tunnels but the address-only; nil without
 
 	mu   sync.Mutex
 	open map[int]*openTunnel // the address-only ones
@@ -77,7 +92,7 @@ type accepted struct {
 
 // packetReceiver and datagramSender are what the tests replace.
 type packetReceiver interface {
-	recv(ctx context.Context, buf []byte) (n, index int, err error)
+	recv(ctx context.Context, buf []byte) (n int, from arrival, err error)
 	arrivedOn(index int, device string) bool
 	setFilter(filter []bpf.Instruction) error
 	Close() error
@@ -151,10 +166,12 @@ func newServer(cfg ServerConfig) (*Server, error) {
 		now:     cfg.Now,
 		store:   cfg.Store,
 		bind:    cfg.Bind,
-		byLocal: make(map[netip.AddrPort]int),
-		queue:   make(chan accepted, queueLen),
-		senders: make(map[string]datagramSender),
-		open:    make(map[int]*openTunnel),
+
+		endpoints: make(map[netip.AddrPort]*endpoint),
+		searches:  make(chan *quest, searchLen),
+		queue:     make(chan accepted, queueLen),
+		senders:   make(map[string]datagramSender),
+		open:      make(map[int]*openTunnel),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -169,8 +186,20 @@ func newServer(cfg ServerConfig) (*Server, error) {
 		if err := s.checkTunnel(t); err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Name, err)
 		}
-		s.byLocal[t.Local] = i
+		e := s.endpoints[t.Local]
+		if e == nil {
+			e = newEndpoint(t)
+			s.endpoints[t.Local] = e
+		}
+		if err := e.add(i, s.tunnels); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
 		auths[i] = t.Auth
+	}
+	for _, t := range s.tunnels {
+		if e := s.endpointOf(t); e.inner.looks(t.Auth.Token) {
+			e.likeData[len(t.Auth.Token)] = true
+		}
 	}
 	s.checker = newChecker(auths, s.now)
 	s.load()
@@ -187,8 +216,8 @@ func (s *Server) checkTunnel(t ServerTunnel) error {
 	if err := checkEndpoint(t.Local); err != nil {
 		return err
 	}
-	if i, ok := s.byLocal[t.Local]; ok {
-		return fmt.Errorf("%s is the endpoint of %s too", t.Local, s.tunnels[i].Name)
+	if err := t.Inner.validate(); err != nil {
+		return err
 	}
 	if t.Auth.sameKeys() {
 		s.log.Warn(t.Name + ": both ends have the same key, so a reply can be sent back as an authentication")
@@ -225,13 +254,11 @@ func (s *Server) sharedFilter(tunnels []int) FilterSpec {
 			f.Dst = append(f.Dst, t.Local.Addr())
 		}
 		f.Ports = append(f.Ports, t.Local.Port())
-		if !slices.Contains(f.Inner, t.Inner) {
-			f.Inner = append(f.Inner, t.Inner)
-		}
+		f.Inner |= t.Inner.kinds()
 	}
 	// The filter looks for every kind of data on every port.
 	for _, i := range tunnels {
-		if token := s.tunnels[i].Auth.Token; looksLike(token, f.Inner...) {
+		if token := s.tunnels[i].Auth.Token; f.Inner.looks(token) {
 			f.InnerLens = append(f.InnerLens, len(token))
 		}
 	}
@@ -242,7 +269,7 @@ func openFilter(t ServerTunnel, peer netip.AddrPort) FilterSpec {
 	return FilterSpec{
 		Dst:        []netip.Addr{t.Local.Addr()},
 		Ports:      []uint16{t.Local.Port()},
-		Inner:      []Inner{t.Inner},
+		Inner:      t.Inner,
 		AnyPayload: true,
 		Peer:       peer,
 		RemoteIP:   t.Auth.RemoteIP,
@@ -275,6 +302,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	for i, o := range s.open {
 		receive(o.conn, s.tunnels[i].Name)
 	}
+	wg.Go(func() { s.searching(ctx) })
 	wg.Go(func() { s.work(ctx) })
 	wg.Wait()
 	s.folds.flush()
@@ -304,63 +332,105 @@ func (s *Server) Close() error {
 func (s *Server) receive(ctx context.Context, conn packetReceiver) error {
 	buf := make([]byte, bufLen)
 	for {
-		n, index, err := conn.recv(ctx, buf)
+		n, from, err := conn.recv(ctx, buf)
 		if err != nil {
 			return err
 		}
 		d, err := ParseUDP(buf[:n])
-		s.handle(conn, index, d, err)
+		s.handle(conn, from, d, err)
 	}
 }
+
+func (s *Server) endpointOf(t ServerTunnel) *endpoint { return s.endpoints[t.Local] }
 
 // handle decides about one packet that the filter of conn passed. As the filter
 // may pass too much, it looks at all of it again.
-func (s *Server) handle(conn packetReceiver, index int, d Datagram, err error) {
-	i, ok := s.byLocal[d.Dst]
-	if !ok || s.connOf(i) != conn {
+func (s *Server) handle(conn packetReceiver, from arrival, d Datagram, err error) {
+	e, ok := s.endpoints[d.Dst]
+	if !ok || s.connOf(e) != conn || !from.expected(e.diverted) {
 		return
 	}
-	t := s.tunnels[i]
-	if err == nil && s.isData(i, d) {
+	if err == nil && s.isData(e, d) {
 		return
 	}
-	if err == nil && !conn.arrivedOn(index, t.Device) {
+	q := &quest{at: e, src: d.Src, payload: d.Payload}
+	i := nobody
+	if err == nil && !conn.arrivedOn(from.index, e.device) {
 		err = ErrDevice
 	}
 	if err == nil {
-		err = s.checker.check(i, d.Src, d.Payload)
+		i, err = s.checker.find(q)
 	}
-	s.log.Debug(t.Name+": datagram", "source", d.Src, "length", len(d.Payload), "ok", err == nil)
-	if err != nil {
-		s.warn(t.Name, d.Src, reason(err), fmt.Sprintf("refused: %v", err))
+	if err != errSearch {
+		s.found(q, i, err)
 		return
 	}
+	q.payload = slices.Clone(q.payload)
 	select {
-	case s.queue <- accepted{i, d.Src, slices.Clone(d.Payload)}:
+	case s.searches <- q:
 	default:
-		s.warn(t.Name, d.Src, "queue", "authenticated, but too many others are waiting to be bound")
+		s.found(q, nobody, ErrRate)
 	}
 }
 
-// connOf returns the socket that tunnel i is served by. Two sockets may see one
-// packet, as the filter of the shared one passes a range of ports if need be.
-func (s *Server) connOf(i int) packetReceiver {
-	if o, ok := s.open[i]; ok {
+// searching searches apart from receiving, so that nobody who is found at once
+// waits for it.
+func (s *Server) searching(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case q := <-s.searches:
+			i, err := s.checker.search(q)
+			s.found(q, i, err)
+		}
+	}
+}
+
+// found passes on what was decided: an authentication of tunnel i, or why not.
+func (s *Server) found(q *quest, i int, err error) {
+	name := q.at.name(s.tunnels)
+	if i != nobody {
+		name = s.tunnels[i].Name
+	}
+	s.log.Debug(name+": datagram", "source", q.src, "length", len(q.payload), "ok", err == nil)
+	if err != nil {
+		s.warn(name, q.src, reason(err), fmt.Sprintf("refused: %v", err))
+		return
+	}
+	select {
+	case s.queue <- accepted{i, q.src, slices.Clone(q.payload)}:
+	default:
+		s.warn(name, q.src, "queue", "authenticated, but too many others are waiting to be bound")
+	}
+}
+
+// connOf returns the socket that e is served by. Two sockets may see one packet,
+// as the filter of the shared one passes a range of ports if need be.
+func (s *Server) connOf(e *endpoint) packetReceiver {
+	if o := s.openAt(e); o != nil {
 		return o.conn
 	}
 	return s.shared
 }
 
+// openAt returns the address-only tunnel that e is of, or nil.
+func (s *Server) openAt(e *endpoint) *openTunnel {
+	if i, ok := e.only(); ok {
+		return s.open[i]
+	}
+	return nil
+}
+
 // isData reports whether d is tunnel data: what the filter lets pass for the
 // sake of another tunnel, or passed before it knew the peer.
-func (s *Server) isData(i int, d Datagram) bool {
-	t := s.tunnels[i]
-	if !t.Inner.looks(d.Payload) {
+func (s *Server) isData(e *endpoint, d Datagram) bool {
+	if !e.inner.looks(d.Payload) {
 		return false
 	}
-	o, ok := s.open[i]
-	if !ok {
-		return !t.Inner.looks(t.Auth.Token) || len(t.Auth.Token) != len(d.Payload)
+	o := s.openAt(e)
+	if o == nil {
+		return !e.likeData[len(d.Payload)]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -392,6 +462,7 @@ func (s *Server) accept(a accepted) {
 	if s.bind(a.tunnel, a.peer) != nil {
 		return
 	}
+	s.checker.moved(s.endpointOf(t), a.tunnel, a.peer)
 	if err := s.setPeer(a.tunnel, a.peer); err != nil {
 		s.warn(t.Name, a.peer, "filter", fmt.Sprintf("bound, but its data still comes here: %v", err))
 	}

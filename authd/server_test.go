@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -368,6 +369,39 @@ func TestServerDevice(t *testing.T) {
 			t.Errorf("%q", l.log.lines())
 		}
 	})
+}
+
+// Packets that seem to be for another host authenticate to the tunnels whose
+// packets are diverted, and to others they do not even do so wrongly.
+func TestServerDiverted(t *testing.T) {
+	tunnels := []ServerTunnel{
+		{Name: "ipipou0", Local: at(10000), Auth: Auth{Token: []byte("a")}},
+		{Name: "ipipou1", Local: at(10001), Auth: Auth{Token: []byte("a")}, Diverted: true},
+		{Name: "ipipou2", Local: at(10002)},
+		{Name: "ipipou3", Local: at(10003), Diverted: true},
+	}
+	for otherHost, want := range map[bool][]bound{
+		false: {{0, clientAddr}, {1, clientAddr}, {2, clientAddr}, {3, clientAddr}},
+		true:  {{1, clientAddr}, {3, clientAddr}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newServerLab(t, ServerConfig{Tunnels: tunnels})
+			for i, w := range []*wire{l.shared, l.shared, l.open[2], l.open[3]} {
+				w.from.otherHost = otherHost
+				w.in <- BuildUDP(clientAddr, tunnels[i].Local, 64, []byte("a"))
+			}
+			cut := BuildUDP(clientAddr, at(10000), 64, []byte("a"))
+			l.shared.in <- cut[:len(cut)-1]
+			l.serve(t)
+			slices.SortFunc(l.bound, func(a, b bound) int { return a.Tunnel - b.Tunnel })
+			if diff := cmp.Diff(want, l.bound, addrs); diff != "" {
+				t.Error(diff)
+			}
+			if refused := l.log.has("ipipou0: "); refused == otherHost {
+				t.Errorf("for another host %v: %q", otherHost, l.log.lines())
+			}
+		})
+	}
 }
 
 func TestServerQueueFull(t *testing.T) {

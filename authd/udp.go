@@ -8,6 +8,7 @@ import (
 
 const (
 	ipHeaderLen  = 20
+	ip6HeaderLen = 40
 	udpHeaderLen = 8
 	protoUDP     = 17
 )

@@ -42,6 +42,19 @@ public() {
 	openssl pkey -inform DER -in "$tmp/key" -pubout -outform DER | tail -c 32 | hex
 }
 
+# digest HEX: the SHA-256 of the bytes.
+digest() {
+	unhex "$1" >"$tmp/msg"
+	openssl dgst -sha256 -binary "$tmp/msg" | hex
+}
+
+# hint SEED SECRET-TEXT SECONDS: the first 2 bytes of the salt that a client of
+# ours sends.
+hint() {
+	both=$(digest "$(printf %s 'ipipou hint' | hex)$(public "$1")$(printf %s "$2" | hex)")
+	digest "$both$(printf '%010x' "$3")" | head -c 4
+}
+
 # sign SEED HEX: the signature of the bytes.
 sign() {
 	key "$1"
@@ -73,6 +86,10 @@ EOF
 	printf '\t}'
 }
 
+# hinted NAME COMMENT SEED SECRET-TEXT SECONDS RANDOM: signed, with a hint before
+# 2 random bytes.
+hinted() { signed "$1" "$2" "$3" "$4" "$5" "$(hint "$3" "$4" "$5")$6" ''; }
+
 # token NAME COMMENT HEX
 token() {
 	printf '%s\n\t{\n' "$sep"
@@ -103,6 +120,14 @@ signed 'early' 'a time whose upper bytes are 0' \
 	$client netprickle.com 1 00000000 ''
 signed 'longer' 'more than 73 bytes: all behind the signature is signed' \
 	$client netprickle.com 1700000000 01020304 6d6f7265
+hinted 'hinted' 'the salt is a hint at the key and secret, and 2 random bytes' \
+	$client netprickle.com 1700000000 0304
+hinted 'hinted later' 'the hint is another one each second' \
+	$client netprickle.com 1700000001 0304
+hinted 'hinted, another secret' 'the hint is another one with another secret' \
+	$client 'ключ' 1700000000 0304
+hinted 'hinted, another key' 'a time that fills the five bytes' \
+	$server '' 1099511627775 ffff
 token 'token' 'sword-fish' 73776f72642d66697368
 token 'binary token' 'a token need not be text' 00ff0a8041
 token 'empty' 'address-only: the client sends nothing, the reply is as long' ''
