@@ -95,7 +95,15 @@ func header(c plans.Config, secrets bool) []string {
 		"ipipou " + version() + " --print-only: all that instance " + c.Name + " does to a host.",
 		"",
 	}
+	if c.Undecided() {
+		lines = append(lines, "For a kernel with its own drivers; without them ipipou takes BPF programs, which --backend bpf prints.", "")
+	}
+	said := map[string]bool{}
 	for _, t := range c.Tunnels {
+		if said[t.Dev] {
+			continue
+		}
+		said[t.Dev] = true
 		switch t.Role {
 		case plans.Client:
 			lines = append(lines, t.Dev+" authenticates at the end of `up`, with `auth`, and with `keepalive SEC` again and again. A script can't read replies.")
@@ -103,7 +111,7 @@ func header(c plans.Config, secrets bool) []string {
 			lines = append(lines, "A script can't listen: what authd finds out, `bind` and `rebind` are told by hand ("+t.Dev+").")
 		}
 	}
-	if len(lines) > 2 {
+	if len(lines) > 2 && lines[len(lines)-1] != "" {
 		lines = append(lines, "")
 	}
 	return append(lines, plans.Describe(c, secrets)...)

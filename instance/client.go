@@ -45,6 +45,7 @@ func (c *client) config() (authd.ClientConfig, error) {
 		Name: c.tunnel.Dev, Local: from, Remote: c.remote(), Device: c.tunnel.FOUDev,
 		Auth:        authOf(c.tunnel),
 		Inner:       inner(c.tunnel),
+		Diverted:    c.tunnel.Backend == plans.BPF,
 		TTL:         a.TTL,
 		Keepalive:   time.Duration(a.Keepalive) * time.Second,
 		ExpectReply: a.Reply,
@@ -112,8 +113,13 @@ func authOf(t plans.Tunnel) authd.Auth {
 
 // inner is what the tunnel's data looks like, which authd must know it by.
 func inner(t plans.Tunnel) authd.Inner {
-	if t.Mode == "gre" {
+	switch t.Mode {
+	case "gre":
 		return authd.InnerGRE
+	case "sit":
+		return authd.InnerIPv6
+	case "any4":
+		return authd.InnerIPv4 | authd.InnerIPv6
 	}
 	return authd.InnerIPv4
 }

@@ -25,6 +25,7 @@ type Instance struct {
 	Again <-chan struct{}
 
 	run  *runner.Runner
+	dir  string // of the journal
 	vars map[string]string
 }
 
@@ -38,7 +39,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	if err := privileged(needed...); err != nil {
 		return err
 	}
-	if err := in.check(); err != nil {
+	if err := check(in.Config); err != nil && (!in.mayUseBPF() || check(in.Config.Decided(plans.BPF)) != nil) {
 		return err
 	}
 	journal, err := in.journal()
@@ -59,6 +60,9 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 		}
 		return err
 	}
+	if err := in.decide(ctx); err != nil {
+		return err
+	}
 	if _, err := in.run.Run(ctx, in.Config.Up(), in.vars); err != nil {
 		return err
 	}
@@ -72,9 +76,9 @@ func (in *Instance) prepare(j *runner.Journal) {
 }
 
 // check looks for every program that a plan of the instance may need.
-func (in *Instance) check() error {
-	all := in.Config.Up()
-	for _, t := range in.Config.Tunnels {
+func check(c plans.Config) error {
+	all := c.Up()
+	for _, t := range c.Tunnels {
 		if t.Role == plans.Server {
 			all.Steps = append(all.Steps, t.Bind().Steps...)
 		}
@@ -90,6 +94,7 @@ func (in *Instance) journal() (*runner.Journal, error) {
 	if fallback != nil {
 		in.Log.Warn(fmt.Sprintf("the journal is kept in %s, where it may not outlive a crash: %v (a unit wants RuntimeDirectory=ipipou)", dir, fallback))
 	}
+	in.dir = dir
 	return runner.OpenJournal(dir, in.Config.Name)
 }
 
@@ -107,9 +112,9 @@ func (in *Instance) facts(ctx context.Context) error {
 		}
 		t.RemoteIP = ip
 	}
-	in.vars = map[string]string{}
+	in.vars = map[string]string{plans.RunDir: in.dir}
 	for _, v := range in.Config.Facts() {
-		value, err := in.run.Ask(v)
+		value, err := in.run.Ask(v, in.vars)
 		if err != nil {
 			return &Error{plans.ExitUsage, err}
 		}

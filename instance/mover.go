@@ -62,12 +62,10 @@ func (m *mover) fresh() (vars map[string]string, changed bool, err error) {
 			vars[name] = value
 		}
 	}
-	if name := m.tunnel.IPVar(); name != "" {
-		for _, v := range m.in.Config.Facts() {
-			if v.Name == name {
-				if vars[name], err = m.in.run.Ask(v); err != nil {
-					return nil, false, err
-				}
+	for _, v := range m.in.Config.Facts() {
+		if v.Name != "" && slices.Contains(m.tunnel.OwnVars(), v.Name) {
+			if vars[v.Name], err = m.in.run.Ask(v, vars); err != nil {
+				return nil, false, err
 			}
 		}
 	}
@@ -97,7 +95,7 @@ func (m *mover) follow() error {
 	m.vars, m.index, m.owed = vars, index, false
 	said := false
 	for name, new := range after {
-		if old := before[name]; old != new {
+		if old := before[name]; old != new && slices.Contains(m.tunnel.Addressing(), name) {
 			whose := "own"
 			if name != m.tunnel.IPVar() {
 				whose = "the other end's"

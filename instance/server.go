@@ -40,7 +40,8 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 		}
 		s.bound = append(s.bound, binding{tunnel: t})
 		conf.Tunnels = append(conf.Tunnels, authd.ServerTunnel{
-			Name: t.Dev, Local: at, Device: t.FOUDev, Auth: authOf(t), Reply: t.Auth.Reply, TTL: t.Auth.TTL, Inner: inner(t),
+			Name: t.Title(), Local: at, Device: t.FOUDev, Auth: authOf(t), Reply: t.Auth.Reply, TTL: t.Auth.TTL, Inner: inner(t),
+			Diverted: t.Backend == plans.BPF,
 		})
 	}
 	var err error
@@ -48,7 +49,7 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 		return nil, &Error{ExitSockets, err}
 	}
 	for i, t := range conf.Tunnels {
-		in.Log.Info(fmt.Sprintf("%s: waiting for an authentication at %s", tunnels[i].Dev, t.Local))
+		in.Log.Info(fmt.Sprintf("%s: waiting for an authentication at %s", tunnels[i].Title(), t.Local))
 	}
 	return s, nil
 }
@@ -76,15 +77,15 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 	}
 	took, err := s.in.run.Run(s.ctx, plan, vars)
 	if err != nil {
-		return s.failed(&Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Dev, plan.Name, peer, err)})
+		return s.failed(&Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Title(), plan.Name, peer, err)})
 	}
 	switch {
 	case b.peer == peer:
 		return nil
 	case b.peer.IsValid():
-		s.in.Log.Info(fmt.Sprintf("%s: peer moved from %s to %s", t.Dev, b.peer, peer))
+		s.in.Log.Info(fmt.Sprintf("%s: peer moved from %s to %s", t.Title(), b.peer, peer))
 	default:
-		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Dev, peer))
+		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Title(), peer))
 	}
 	b.peer, b.local = peer, at.Addr()
 	if t.ForceAlt || slices.Contains(took, plans.TookAlt) {

@@ -53,6 +53,9 @@ func (t Tunnel) listenTo() Step {
 // Move is the plan for a tunnel whose own outer address or whose other end's has
 // changed: the facts and the PEER variables hold the new ones.
 func (t Tunnel) Move() Plan {
+	if t.Backend == BPF {
+		return t.bpfMove()
+	}
 	var steps []Step
 	if t.Encap != None {
 		steps = append(steps,

@@ -12,6 +12,7 @@ const (
 	OldIP    = "OLD_IP"    // the same before a rebind
 	OldPort  = "OLD_PORT"
 	OldLocal = "OLD_LOCAL" // the outer local address before a rebind
+	RunDir   = "RUN_DIR"   // where the instance's journal is
 )
 
 // TookAlt is the name of the way a bind or rebind took when it had to use the
@@ -23,7 +24,12 @@ const TookAlt = "alternate"
 func (c Config) Up() Plan {
 	p := Plan{Name: "up"}
 	p.Steps = append(p.Steps, c.modules()...)
+	seen := map[string]bool{}
 	for _, t := range c.Tunnels {
+		if seen[t.Dev] {
+			continue
+		}
+		seen[t.Dev] = true
 		p.Steps = append(p.Steps, Step{
 			Comment: "somebody else's interface of this name is never touched",
 			Do:      cmd("ip", "link", "show", "dev", t.Dev),
@@ -32,20 +38,19 @@ func (c Config) Up() Plan {
 	}
 	p.Steps = append(p.Steps, c.forwarding()...)
 	p.Steps = append(p.Steps, c.members()...)
-	if c.Servers() {
+	if len(c.gated()) > 0 {
 		p.Steps = append(p.Steps, c.gate()...)
 	}
-	for _, t := range c.Tunnels {
-		if t.Role == Server {
-			p.Steps = append(p.Steps, t.bridging()...) // there whether or not a peer is bound
-			p.Steps = append(p.Steps, t.listen(t.localIP(), "listener"))
-		}
+	for _, t := range c.gated() {
+		p.Steps = append(p.Steps, t.bridging()...) // there whether or not a peer is bound
+		p.Steps = append(p.Steps, t.listen(t.localIP(), "listener"))
 	}
-	for _, t := range c.Tunnels {
+	for _, t := range c.on(Kernel) {
 		if t.Role != Server {
 			p.Steps = append(p.Steps, t.connect()...)
 		}
 	}
+	p.Steps = append(p.Steps, c.bpfUp()...)
 	return p
 }
 
@@ -63,7 +68,7 @@ func (c Config) modules() []Step {
 			})
 		}
 	}
-	for _, t := range c.Tunnels {
+	for _, t := range c.on(Kernel) {
 		if t.Encap == None {
 			continue
 		}
@@ -72,7 +77,7 @@ func (c Config) modules() []Step {
 			add("fou6", "test", "-d", "/sys/module/fou6")
 		}
 	}
-	for _, t := range c.Tunnels {
+	for _, t := range c.on(Kernel) {
 		add(t.how().module, "test", "-d", "/sys/module/"+t.how().module)
 	}
 	return steps
@@ -123,6 +128,9 @@ func (c Config) Facts() []Var {
 				add(Var{Name: t.varPeerPort, Comment: "UDP port of " + t.otherEnd(), Value: strconv.Itoa(int(t.RemotePort))})
 			}
 		}
+	}
+	for _, v := range c.bpfFacts() {
+		add(v)
 	}
 	return append(vars, c.oldSettings()...)
 }

@@ -44,6 +44,9 @@ func Describe(c Config, secrets bool) []string {
 		}
 		add(t.Role.String(), true)
 		add("number", t.Number)
+		if t.Backend != Auto {
+			text("backend", string(t.Backend))
+		}
 		text("mode", string(t.Mode))
 		text("encap", string(t.Encap))
 		text("key", t.Key)
@@ -98,10 +101,12 @@ func Describe(c Config, secrets bool) []string {
 			continue
 		}
 		if t.Role == Server {
-			text("fou-local-ip-alt", t.FOUIPAlt.String())
-			add("force-fou-local-ip-alt", t.ForceAlt)
-			text("nft-table", t.Table)
-			add("no-nft-counter", !t.Counters)
+			if t.Backend != BPF {
+				text("fou-local-ip-alt", t.FOUIPAlt.String())
+				add("force-fou-local-ip-alt", t.ForceAlt)
+				text("nft-table", t.Table)
+				add("no-nft-counter", !t.Counters)
+			}
 			add("auth-by-remote-ip", t.Auth.ByRemoteIP)
 			add("auth-by-remote-port", t.Auth.ByRemotePort)
 			number("auth-lifetime", t.Auth.Lifetime)

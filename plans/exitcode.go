@@ -9,6 +9,7 @@ const (
 	ExitIPAddress = 51
 	ExitIPLink    = 52
 	ExitIPFou     = 53
+	ExitBPF       = 54 // which the Python tool does not have: bpftool, tc
 	ExitCleanup   = 200
 )
 
@@ -22,12 +23,14 @@ func ExitCode(argv []string) int {
 		return ExitModprobe
 	case "nft":
 		return ExitNft
+	case "bpftool", "tc":
+		return ExitBPF
 	case "ip":
 		for _, w := range argv[1:] {
 			switch w {
 			case "address":
 				return ExitIPAddress
-			case "link":
+			case "link", "tuntap":
 				return ExitIPLink
 			case "fou":
 				return ExitIPFou

@@ -24,12 +24,7 @@ import (
 //	         without its UDP: their drivers would take it, past the gate
 //	key_N    of a GRE tunnel: its key and no other one's
 func (c Config) gate() []Step {
-	var servers []Tunnel
-	for _, t := range c.Tunnels {
-		if t.Role == Server {
-			servers = append(servers, t)
-		}
-	}
+	servers := c.gated()
 	table := c.table()
 	var fou, altOut []string
 	for _, t := range servers {

@@ -89,7 +89,9 @@ func show(b *strings.Builder, indent string, steps []Step) {
 		if s.Absent != "" {
 			line("absent", s.Absent)
 		}
-		if s.TakeBack != "" {
+		if s.Ask.Name != "" {
+			line("ask", s.Ask.Name+"="+s.Ask.Query.String())
+		} else if s.TakeBack != "" {
 			line("back", s.TakeBack)
 		} else {
 			line("do", s.Do.String())
@@ -101,12 +103,18 @@ func show(b *strings.Builder, indent string, steps []Step) {
 			}
 			line(label, s.Undo.String())
 		}
+		if !s.UndoIf.IsZero() {
+			line("where", s.UndoIf.String())
+		}
+		for _, look := range s.UndoUnless {
+			line("needed", look.String())
+		}
 		line("key", s.Key)
 		if s.MayFail {
 			line("", "(may fail)")
 		}
 		for _, e := range s.Else {
-			line("if "+string(e.When), e.Say)
+			line("if "+string(e.When), e.Say+e.Error)
 			if !e.Confirm.IsZero() {
 				line("where", e.Confirm.String()+" prints "+strings.Join(e.Lines, "\nor "))
 			}
@@ -254,10 +262,17 @@ func TestClientsNameTheirOwnServer(t *testing.T) {
 
 // A plan must not ask for a value that neither the facts nor the caller know.
 func TestEveryVariableIsKnown(t *testing.T) {
-	for _, c := range []Config{many(t), resolve(t, "--server", "--fou-local-ip", "192.0.2.1", "--auth-token", "t")} {
-		vars := map[string]string{OldIP: "a", OldPort: "b", OldLocal: "c", PeerIP: "d", PeerPort: "e"}
+	configs := []Config{many(t), resolve(t, "--server", "--fou-local-ip", "192.0.2.1", "--auth-token", "t")}
+	for _, c := range bpfConfigs(t) {
+		configs = append(configs, c)
+	}
+	for _, c := range configs {
+		vars := map[string]string{OldIP: "192.0.2.8", OldPort: "1", OldLocal: "c", PeerIP: "192.0.2.7", PeerPort: "2", RunDir: "/run"}
 		for _, v := range c.Facts() {
-			vars[v.Name] = "x"
+			vars[v.Name] = "192.0.2.9"
+			if v.Number || strings.HasPrefix(v.Name, PeerPort) {
+				vars[v.Name] = "3"
+			}
 		}
 		plans := []Plan{c.Up()}
 		for _, tu := range c.Tunnels {
@@ -265,7 +280,10 @@ func TestEveryVariableIsKnown(t *testing.T) {
 		}
 		for _, p := range plans {
 			p.Walk(func(s Step) {
-				for _, command := range []Command{s.Do, s.Undo, s.Unless, s.If} {
+				if s.Ask.Name != "" {
+					vars[s.Ask.Name] = "7"
+				}
+				for _, command := range []Command{s.Do, s.Undo, s.Unless, s.If, s.Ask.Query} {
 					if _, err := command.Expand(vars); err != nil {
 						t.Errorf("%s: %v", command, err)
 					}

@@ -144,8 +144,19 @@ func (t Tunnel) linkDel() Command { return cmd("ip", "link", "del", "dev", t.Dev
 // interior are the steps that make the link usable; gate comes before it is up,
 // when it takes no packets yet. All but the gate goes with the link.
 func (t Tunnel) interior(gate ...Step) []Step {
-	steps := t.grouping()
-	var late []Step
+	addresses, late := t.addresses()
+	steps := append(t.grouping(), addresses...)
+	steps = append(steps, gate...)
+	up := Step{Do: cmd("ip", "link", "set", "dev", t.Dev, "up")}
+	if t.MTU > 0 {
+		up.Do = cmd("ip", "link", "set", "dev", t.Dev, "mtu", strconv.Itoa(t.MTU), "up")
+	}
+	steps = append(append(steps, up), late...)
+	return append(steps, t.routing()...)
+}
+
+// addresses are the inner ones; late are those that want a link that is up.
+func (t Tunnel) addresses() (steps, late []Step) {
 	for i, a := range t.Addrs {
 		words := []string{"ip", "address", "add", a.String()}
 		switch {
@@ -173,11 +184,5 @@ func (t Tunnel) interior(gate ...Step) []Step {
 		}
 		steps = append(steps, step)
 	}
-	steps = append(steps, gate...)
-	up := Step{Do: cmd("ip", "link", "set", "dev", t.Dev, "up")}
-	if t.MTU > 0 {
-		up.Do = cmd("ip", "link", "set", "dev", t.Dev, "mtu", strconv.Itoa(t.MTU), "up")
-	}
-	steps = append(append(steps, up), late...)
-	return append(steps, t.routing()...)
+	return steps, late
 }

@@ -13,7 +13,7 @@ import (
 func (c Config) members() []Step {
 	var tunnels []Tunnel
 	for _, t := range c.Tunnels {
-		if t.OneToMany() {
+		if t.OneToMany() && t.Backend != BPF {
 			tunnels = append(tunnels, t)
 		}
 	}
@@ -43,7 +43,7 @@ func (c Config) members() []Step {
 // membersTable is the name of the table of nodes, beside the gate's.
 func (c Config) membersTable() string {
 	for _, t := range c.Tunnels {
-		if t.OneToMany() {
+		if t.OneToMany() && t.Backend != BPF {
 			return t.Table + "-nodes"
 		}
 	}

@@ -39,7 +39,7 @@ func parseNode(table map[string]any, file string, lines map[string]int) (Node, e
 }
 
 // common are the flags that hold for all nodes alike; the others are this one's.
-var common = []string{"mode", "encap", "key", "number"}
+var common = []string{"mode", "encap", "key", "number", "backend"}
 
 // nodeLayer are the settings of the node that this host is: its own, and what
 // follows from the others'. Of two nodes each is the other's remote; of more, a
@@ -175,6 +175,7 @@ func readNode(n Node, layer Settings, read Files) (Tunnel, error) {
 	}
 	t := Tunnel{Role: Static}
 	r.number(&t)
+	r.backend(&t)
 	m := r.shape(&t)
 	t.FOUIP = r.outer("fou-local-ip", m)
 	if !t.FOUIP.IsValid() && r.err == nil {

@@ -3,7 +3,10 @@ package plans
 import (
 	_ "embed"
 	"encoding/hex"
+	"strconv"
 	"strings"
+
+	"ipipou/datapath"
 )
 
 // authenticate and send are the parts of a client's script that make
@@ -64,18 +67,22 @@ func (s *script) payloads(c Config, inline bool) {
 func (s *script) status(c Config) {
 	s.line("\nstatus() {")
 	fou := false
-	for _, t := range c.Tunnels {
+	for i, t := range c.Tunnels {
+		if i > 0 && t.bpf.shared && t.Dev == c.Tunnels[i-1].Dev {
+			continue
+		}
 		s.line("\tshow ip -d -s link show dev %s", Quote(t.Dev))
 		s.line("\tshow ip address show dev %s", Quote(t.Dev))
 		if len(t.Routes) > 0 {
 			s.line("\tshow ip route show dev %s table all", Quote(t.Dev))
 		}
-		fou = fou || t.Encap != None
+		fou = fou || t.Encap != None && t.Backend != BPF
 	}
+	s.bpfStatus(c)
 	if fou {
 		s.line("\tshow ip fou show")
 	}
-	if c.Servers() {
+	if len(c.gated()) > 0 {
 		s.line("\tshow nft list table ip %s", c.table())
 	}
 	if len(c.forwarders()) > 0 {
@@ -85,6 +92,35 @@ func (s *script) status(c Config) {
 		s.line("\tshow nft list table ip %s", table)
 	}
 	s.line("}")
+}
+
+// bpfStatus shows the programs and what they count.
+func (s *script) bpfStatus(c Config) {
+	tunnels := c.on(BPF)
+	shown := map[string]bool{}
+	for _, t := range tunnels {
+		if !shown[t.outerDev()] {
+			s.line("\tshow tc -s filter show dev %s ingress", Quote(t.outerDev()))
+		}
+		shown[t.outerDev()] = true
+	}
+	if len(tunnels) == 0 {
+		return
+	}
+	s.line("\t[ -s \"$JOURNAL\" ] || return 0")
+	names := strings.Join(datapath.Counters, " ")
+	for _, t := range tunnels {
+		pin := Quote(t.bpf.dir + "/counters")
+		nodes := t.nodes()
+		for i := range t.bpf.peers {
+			whose := t.Dev + " peer " + strconv.Itoa(t.Number)
+			if len(nodes) > 0 {
+				whose = t.Dev + " node " + nodes[i]
+			}
+			s.line("\tcounters %s %d %s %s", Quote(whose), t.bpf.first+i, pin, names)
+		}
+	}
+	s.line("\tcounters nobody 0 %s %s", Quote(tunnels[0].bpf.dir+"/counters"), names)
 }
 
 // operations writes what the words of the command line do.
@@ -132,6 +168,14 @@ func (s *script) operations(c Config) {
 
 // bind writes what a server is told by hand.
 func (s *script) bind(t Tunnel) {
+	if t.Backend == BPF {
+		s.line("\nop_bind_%s() {\n\tpeer \"${1-}\" \"${2-}\"\n\tfacts", fn(t))
+		s.line("\t[ -z \"${BOUND_%s-}\" ] || die 1 %s", fn(t), Quote(t.Dev+" is bound already: rebind it"))
+		s.line("\tbegin\n\tbind_%s\n\tset_var BOUND_%s \"$PEER_IP $PEER_PORT\"\n\tdone_with\n}", fn(t), fn(t))
+		s.line("op_move_%s() {\n\tpeer \"${1-}\" \"${2-}\"\n\tfacts\n\tbound %s\n\tbegin\n\trebind_%s", fn(t), fn(t), fn(t))
+		s.line("\tset_var BOUND_%s \"$PEER_IP $PEER_PORT\"\n\tdone_with\n}", fn(t))
+		return
+	}
 	dev := Quote(t.Dev)
 	s.line("\nop_bind_%s() {\n\tpeer \"${1-}\" \"${2-}\"\n\tfacts\n\tunbound %s\n\tbegin\n\tbind_%s\n\tdone_with\n}", fn(t), dev, fn(t))
 	s.line("op_move_%s() {\n\tpeer \"${1-}\" \"${2-}\"\n\tfacts\n\tends %s\n\tbegin\n\trebind_%s\n\tdone_with\n}", fn(t), dev, fn(t))
@@ -160,11 +204,23 @@ func (s *script) move(t Tunnel) {
 	s.line("\tfacts\n\tbegin\n\trebind_%s\n\tremember\n\tdone_with\n}", fn(t))
 }
 
+// called is how the operator calls the tunnel: by its interface, or by its number
+// where others have the interface too.
+func (t Tunnel) called() string {
+	if t.bpf.shared {
+		return strconv.Itoa(t.Number)
+	}
+	return t.Dev
+}
+
 // dispatch is the main program.
 func (s *script) dispatch(c Config) {
 	binds, usage := "", "up | down | rebind [IP [PORT [DEV]]] | status"
-	if c.Servers() {
+	if len(c.servers()) > 0 {
 		binds, usage = "bind|", "up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"
+	}
+	if c.Tunnels[0].bpf.shared {
+		usage = strings.ReplaceAll(usage, "DEV", "NUMBER")
 	}
 	clients := len(c.clients()) > 0
 	if clients {
@@ -176,14 +232,14 @@ func (s *script) dispatch(c Config) {
 	s.line("up|down)\n\t[ $# -eq 1 ] || usage\n\tlocked \"op_$1\"\n\t;;")
 	s.line("%srebind)", binds)
 	s.line("\t[ $# -le 4 ] || usage\n\t[ -s \"$JOURNAL\" ] || die 1 \"$NAME is not up: run $0 up\"")
-	s.line("\tcase ${4-%s} in", Quote(c.Tunnels[0].Dev))
+	s.line("\tcase ${4-%s} in", Quote(c.Tunnels[0].called()))
 	for _, t := range c.Tunnels {
-		s.line("\t%s)", Quote(t.Dev))
+		s.line("\t%s)", Quote(t.called()))
 		if t.Role == Server {
 			s.line("\t\tcase $1 in\n\t\tbind) locked op_bind_%s \"${2-}\" \"${3-}\" ;;\n\t\t*) locked op_move_%s \"${2-}\" \"${3-}\" ;;\n\t\tesac\n\t\t;;", fn(t), fn(t))
 			continue
 		}
-		if c.Servers() {
+		if len(c.servers()) > 0 {
 			s.line("\t\t[ \"$1\" = rebind ] || die 2 %s", Quote(t.Dev+" can't be bound, only a server's tunnel can"))
 		}
 		s.line("\t\tlocked op_move_%s \"${2-}\" \"${3-}\"", fn(t))

@@ -64,6 +64,7 @@ var Options = []Option{
 	{Name: "encap-csum", Kind: Bool, Group: "Outer path", Help: "UDP checksums on the tunnel's packets; the system's default if not given."},
 	{Name: "no-encap-csum", Kind: Bool, Group: "Outer path", Help: "No UDP checksums on the tunnel's packets."},
 
+	{Name: "backend", Kind: String, New: true, Hint: "auto|kernel|bpf", Group: "Tunnel", Help: "What carries the packets: the kernel's own drivers, or BPF programs on kernels without them (modes ipip, sit, any4; encap fou or none). auto, the default, is the former where they are there."},
 	{Name: "encap", Kind: String, New: true, Hint: "fou|gue|none", Group: "Tunnel", Help: "The UDP wrapping; default fou, for static tunnels none."},
 	{Name: "mode", Kind: String, New: true, Hint: "MODE", Group: "Tunnel", Help: "ipip (4 in 4, the default), sit (6 in 4), any4 (both in 4), ip6ip6, ipip6 (4 in 6), any6 (both in 6), gre, gre6, isatap, vti."},
 	{Name: "key", Kind: Word, New: true, Hint: "N", Group: "Tunnel", Help: "Key of gre, gre6 and vti, the same at both ends; tunnels of different keys can share two addresses."},

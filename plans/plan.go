@@ -2,14 +2,24 @@ package plans
 
 import (
 	"fmt"
+	"net/netip"
+	"strconv"
 	"strings"
+
+	"ipipou/datapath"
 )
 
 // A Command is one program call. Argv and Stdin may hold ${NAME}; Stdin is
-// empty for all but nft, whose ruleset is one transaction.
+// empty for all but nft, whose ruleset is one transaction, and bpftool.
+//
+// ${NAME.ip4}, ${NAME.be16} and ${NAME.le32} are the value's bytes as bpftool reads
+// them, decimal with blanks between: of an IPv4 address, and of numbers of 16 bits in
+// network order and of 32 in that of a little-endian host.
 type Command struct {
 	Argv  []string `json:"argv"`
 	Stdin string   `json:"stdin,omitempty"`
+	// Data in place of Stdin is the BPF object; it stands in base64 in a script.
+	Data []byte `json:"data,omitempty"`
 }
 
 // IsZero reports that there is nothing to run.
@@ -19,6 +29,9 @@ func (c Command) IsZero() bool { return len(c.Argv) == 0 }
 // need it, a ruleset behind it.
 func (c Command) String() string {
 	s := c.line()
+	if len(c.Data) > 0 {
+		return fmt.Sprintf("%s <<%d bytes", s, len(c.Data))
+	}
 	if c.Stdin != "" {
 		s += " <<EOF\n" + strings.TrimSuffix(c.Stdin, "\n") + "\nEOF"
 	}
@@ -37,7 +50,7 @@ func (c Command) line() string {
 // Expand replaces each ${NAME} by its value. An unknown name is an error, so
 // that no command ever runs with a hole in it.
 func (c Command) Expand(vars map[string]string) (Command, error) {
-	out := Command{Argv: make([]string, len(c.Argv))}
+	out := Command{Argv: make([]string, len(c.Argv)), Data: c.Data}
 	var err error
 	for i, w := range c.Argv {
 		if out.Argv[i], err = expand(w, vars); err != nil {
@@ -56,13 +69,40 @@ func expand(s string, vars map[string]string) (string, error) {
 		if !ok {
 			return b.String(), nil
 		}
+		name, form, formed := strings.Cut(name, ".")
 		v, known := vars[name]
 		if !known {
 			return "", fmt.Errorf("no value for ${%s}", name)
 		}
+		if formed {
+			var err error
+			if v, err = bytesOf(v, form); err != nil {
+				return "", fmt.Errorf("${%s}: %w", name, err)
+			}
+		}
 		b.WriteString(v)
 		s = after
 	}
+}
+
+// bytesOf writes a value's bytes as bpftool reads them.
+func bytesOf(value, form string) (string, error) {
+	n, notNumber := strconv.ParseUint(value, 10, 32)
+	switch form {
+	case "ip4":
+		if a, err := netip.ParseAddr(value); err == nil && a.Is4() {
+			return datapath.Address(a), nil
+		}
+	case "be16":
+		if notNumber == nil && n < 1<<16 {
+			return datapath.Port(uint16(n)), nil
+		}
+	case "le32":
+		if notNumber == nil {
+			return datapath.Number(int(n)), nil
+		}
+	}
+	return "", fmt.Errorf("%q has no form %s", value, form)
 }
 
 // cutVar splits s around its first ${NAME}.
@@ -92,6 +132,8 @@ type Step struct {
 	// UndoUnless are looks that print something while others need what Undo would
 	// take away. They will take it away themselves.
 	UndoUnless []Command
+	// UndoIf is a look without which the undo is needless: it must succeed.
+	UndoIf Command
 	// Key names the undo for later plans. While an undo of this key is
 	// pending, the step has been done and is skipped.
 	Key string
@@ -111,6 +153,9 @@ type Step struct {
 	If Command
 	// Else are ways on when Do fails in a way that is known beforehand.
 	Else []Else
+	// Ask, in place of Do, is asked of the host now; later steps and plans know the
+	// answer.
+	Ask Var
 }
 
 // A Failure is a way in which a command is known to fail.
@@ -123,6 +168,8 @@ const (
 	Unsupported Failure = "unsupported"
 	// Gone: there is no such object, so there is nothing to undo.
 	Gone Failure = "gone"
+	// NoHelper: the kernel's BPF lacks a function that a program calls.
+	NoHelper Failure = "nohelper"
 )
 
 // Phrases are the words by which a command's stderr tells the failure
@@ -130,11 +177,13 @@ const (
 func (f Failure) Phrases() []string {
 	switch f {
 	case Exists:
-		return []string{"File exists", "Address already in use", "already assigned", "Operation already in progress"}
+		return []string{"File exists", "Address already in use", "already assigned", "Operation already in progress", "Exclusivity flag on"}
 	case Unsupported:
 		return []string{"unknown command", "Invalid argument"}
 	case Gone:
-		return []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process"}
+		return []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process", "priority/protocol not found", "Cannot find specified"}
+	case NoHelper:
+		return []string{"unknown func", "invalid func", "unknown_func"}
 	}
 	return nil
 }
@@ -149,6 +198,16 @@ func (f Failure) Matches(stderr string) bool {
 	return false
 }
 
+// In is the line of stderr that tells the failure.
+func (f Failure) In(stderr string) string {
+	for line := range strings.Lines(stderr) {
+		if f.Matches(line) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
 // An Else is what follows when a step fails in the way of When.
 type Else struct {
 	When Failure
@@ -160,6 +219,8 @@ type Else struct {
 	Say string
 	// Name tells the caller of the runner which way was taken.
 	Name string
+	// Error is why there is no way on: what the failure means and what to do.
+	Error string
 	// Steps take the place of the failed step. None: what exists belongs to
 	// somebody else; it is used, and not undone.
 	Steps []Step
@@ -209,6 +270,9 @@ type Var struct {
 	Value string
 	Query Command
 	Word  int
+	// Number: only the digits at the word's beginning count, and Less is taken off.
+	Number bool
+	Less   int
 	// Missing is the error when the query has no answer, unless Default says
 	// what that means.
 	Missing string
@@ -223,7 +287,17 @@ func (v Var) Answer(stdout string) string {
 		return ""
 	}
 	value, _, _ := strings.Cut(words[v.Word-1], "/")
-	return value
+	if !v.Number {
+		return value
+	}
+	if i := strings.IndexFunc(value, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		value = value[:i]
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return ""
+	}
+	return strconv.Itoa(n - v.Less)
 }
 
 // Quote writes a word for a POSIX shell, with ${NAME} left to be expanded.
@@ -250,7 +324,12 @@ func escapeExpanded(s, quote string) string {
 		if !ok {
 			return b.String()
 		}
-		b.WriteString("${" + name + "}")
+		if name, form, formed := strings.Cut(name, "."); formed {
+			// A function of script.sh, in quotes of its own.
+			b.WriteString("$(" + form + ` "${` + name + `}")`)
+		} else {
+			b.WriteString("${" + name + "}")
+		}
 		s = after
 	}
 }

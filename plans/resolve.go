@@ -62,6 +62,7 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 			c.Notes = append(c.Notes, n)
 		}
 	}
+	c.sharing()
 	if err := c.distinct(); err != nil {
 		return Config{}, err
 	}
@@ -79,6 +80,10 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 		if node := r.text("node"); node != "" {
 			c.Name += "-" + node
 		}
+	}
+	c.place()
+	if err := c.fitting(); err != nil {
+		return Config{}, err
 	}
 	if c.ReauthOnly && slices.ContainsFunc(c.Tunnels, func(t Tunnel) bool { return t.Role != Client }) {
 		return Config{}, errors.New(r.where("reauth-only") + ": only a client can authenticate itself anew")
@@ -136,7 +141,9 @@ func (c Config) distinct() error {
 			keys = append(keys, fmt.Sprintf("route %s, metric %d, table %d,", r.To, r.Metric, r.Table))
 		}
 		for _, key := range keys {
-			if other, both := seen[key]; both {
+			if other, both := seen[key]; both && t.shares(other) && !strings.HasPrefix(key, "number") && !strings.HasPrefix(key, "route") {
+				continue
+			} else if both {
 				hint := "give each [[tunnel]] its own number"
 				switch {
 				case strings.HasPrefix(key, "route") && strings.Contains(key, "/0,"):

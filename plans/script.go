@@ -1,12 +1,17 @@
 package plans
 
 import (
+	"bytes"
+	"compress/gzip"
 	_ "embed"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
+
+	"ipipou/datapath"
 )
 
 // runtime is the part of every script that is the same: running, noting and
@@ -15,17 +20,23 @@ import (
 //go:embed script.sh
 var runtime string
 
+// bpfRuntime is what scripts of the BPF data path need beside it.
+//
+//go:embed bpf.sh
+var bpfRuntime string
+
 // Script is an instance as a complete POSIX sh program:
 //
 //	sh NAME.sh up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | auth | keepalive SEC | status
 //
 // It runs the same plans as package runner, keeps its own journal of undos and
 // resolves host facts where it runs. It needs a POSIX shell, iproute2, and nft
-// for a server, for what is forwarded, and for a client's authentication.
+// for a server, for what is forwarded, and for a client's authentication; with
+// backend bpf, bpftool, and nft for the latter two only.
 // header lines are printed as comments at its top. Tokens, private keys and
 // secrets are in it only if asked for; else it names the files that hold them.
 func Script(c Config, header []string, secrets bool) string {
-	s := &script{undos: map[string]Command{}, args: map[string][]string{}, unless: map[string][]Command{}}
+	s := &script{undos: map[string]Command{}, args: map[string][]string{}, unless: map[string][]Command{}, wanted: map[string]Command{}}
 	s.line("#!/bin/sh")
 	for _, h := range header {
 		s.line("%s", strings.TrimRight("# "+h, " "))
@@ -38,6 +49,10 @@ func Script(c Config, header []string, secrets bool) string {
 	} else {
 		s.line("\nlocked() { \"$@\"; }")
 	}
+	if len(c.on(BPF)) > 0 {
+		s.line("%s=${JOURNAL%%/*}", RunDir)
+		s.body.WriteString(bpfRuntime)
+	}
 	s.facts(c)
 	s.steps("up", c.Up().Steps)
 	for _, t := range c.Tunnels {
@@ -49,6 +64,7 @@ func Script(c Config, header []string, secrets bool) string {
 		}
 	}
 	s.undoFunctions()
+	s.object(c)
 	s.payloads(c, secrets)
 	s.status(c)
 	s.operations(c)
@@ -60,8 +76,10 @@ type script struct {
 	body  strings.Builder
 	undos map[string]Command
 	args  map[string][]string // variables that an undo is given, by its name
-	// unless are the looks that make an undo needless.
+	// unless are the looks that make an undo needless, wanted those without which
+	// it is.
 	unless map[string][]Command
+	wanted map[string]Command
 }
 
 func (s *script) line(format string, args ...any) {
@@ -84,7 +102,7 @@ func (s *script) facts(c Config) {
 			s.line("\t: \"${%s:=%s}\"", v.Name, v.Value)
 			continue
 		}
-		query := fmt.Sprintf("$(word %d %s)", v.Word, v.Query.line())
+		query := v.shell()
 		if v.Name == "" {
 			s.line("\t[ -n \"%s\" ] || die 2 %s", query, Quote(v.Missing))
 			continue
@@ -98,12 +116,22 @@ func (s *script) facts(c Config) {
 	}
 	s.line("\treturn 0\n}\n")
 	s.line("# What a later call must know of this one.\nremember() {")
-	for _, v := range c.Facts() {
+	known := c.Facts()
+	c.Up().Walk(func(st Step) { known = append(known, st.Ask) })
+	for _, v := range known {
 		if v.Name != "" {
 			s.line("\tset_var %s \"$%s\"", v.Name, v.Name)
 		}
 	}
 	s.line("\treturn 0\n}")
+}
+
+// shell asks for the value in a script.
+func (v Var) shell() string {
+	if v.Number {
+		return fmt.Sprintf("$(number %d %d %s)", v.Word, v.Less, v.Query.line())
+	}
+	return fmt.Sprintf("$(word %d %s)", v.Word, v.Query.line())
 }
 
 // steps writes steps as a function; ways on become functions of their own.
@@ -119,6 +147,11 @@ func (s *script) steps(name string, steps []Step) {
 		undo, entry := s.undo(fmt.Sprintf("undo_%s_%d", name, i+1), st)
 		if st.TakeBack != "" {
 			s.line("\ttake_back undo_%s || %s", st.TakeBack, orFail(st, ":"))
+			continue
+		}
+		if v := st.Ask; v.Name != "" {
+			s.line("\t%s=%s", v.Name, v.shell())
+			s.line("\t[ -n \"$%s\" ] || {\n\t\tSTEP=%s ERR=%s\n\t\tfail %d\n\t}", v.Name, Quote(v.Query.line()), Quote(v.Missing), ExitCode(v.Query.Argv))
 			continue
 		}
 		if st.Absent != "" {
@@ -150,6 +183,10 @@ func (s *script) steps(name string, steps []Step) {
 			}
 			s.line("\t\t%s %s; then", word, test)
 			word = "elif"
+			if e.Error != "" {
+				s.line("\t\t\tERR=%s\n\t\t\tfail %d", Quote(e.Error), ExitCode(st.Do.Argv))
+				continue
+			}
 			s.line("\t\t\tsay %s", Quote(e.Say))
 			if len(e.Steps) == 0 {
 				continue
@@ -189,7 +226,7 @@ func (s *script) undo(name string, st Step) (function, entry string) {
 		name = "passing_" + name
 	}
 	s.undos[name], s.args[name] = positional(st.Undo)
-	s.unless[name] = st.UndoUnless
+	s.unless[name], s.wanted[name] = st.UndoUnless, st.UndoIf
 	entry = name
 	for _, v := range s.args[name] {
 		entry += " ${" + v + "}"
@@ -197,25 +234,35 @@ func (s *script) undo(name string, st Step) (function, entry string) {
 	return name, entry
 }
 
-// positional numbers the variables of a command: ${FOU_IP} becomes ${1}.
+// positional numbers the variables of a command: ${FOU_IP} becomes ${1}, and
+// ${FOU_IP.ip4} ${1.ip4}.
 func positional(c Command) (Command, []string) {
 	var names []string
-	number := map[string]string{}
-	for _, w := range append(c.Argv[:len(c.Argv):len(c.Argv)], c.Stdin) {
+	number := func(w string) string {
+		var b strings.Builder
 		for {
-			_, name, after, ok := cutVar(w)
+			before, name, after, ok := cutVar(w)
+			b.WriteString(before)
 			if !ok {
-				break
+				return b.String()
 			}
-			if number[name] == "" {
+			name, form, formed := strings.Cut(name, ".")
+			if !slices.Contains(names, name) {
 				names = append(names, name)
-				number[name] = "${" + strconv.Itoa(len(names)) + "}"
 			}
+			b.WriteString("${" + strconv.Itoa(slices.Index(names, name)+1))
+			if formed {
+				b.WriteString("." + form)
+			}
+			b.WriteString("}")
 			w = after
 		}
 	}
-	// Every name has a number, so there is no error.
-	out, _ := c.Expand(number)
+	out := Command{Argv: make([]string, len(c.Argv)), Data: c.Data}
+	for i, w := range c.Argv {
+		out.Argv[i] = number(w)
+	}
+	out.Stdin = number(c.Stdin)
 	return out, names
 }
 
@@ -226,7 +273,10 @@ func (s *script) attempt(entry string, c Command, after string) {
 }
 
 func (s *script) command(before string, c Command, after string) {
-	if !slices.Contains([]string{"ip", "nft", "modprobe", "sysctl", "test"}, c.Argv[0]) {
+	if len(c.Data) > 0 {
+		before += " unpacked"
+	}
+	if !slices.Contains(programs, c.Argv[0]) {
 		before += " command" // the operator's own may be called like a function here
 	}
 	if c.Stdin == "" {
@@ -235,6 +285,29 @@ func (s *script) command(before string, c Command, after string) {
 	}
 	s.line("%s %s <<EOF%s", before, c.line(), after)
 	s.body.WriteString(escapeExpanded(c.Stdin, "") + "EOF\n")
+}
+
+// programs are those that plans call, none of which is called like a function.
+var programs = []string{
+	"ip", "nft", "modprobe", "sysctl", "test", "bpftool", "tc", "mkdir", "rm", "dd", "mount", "umount",
+}
+
+// object writes the compiled programs.
+func (s *script) object(c Config) {
+	if len(c.on(BPF)) == 0 {
+		return
+	}
+	var packed bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	w.Write(datapath.Object) // a buffer takes all
+	w.Close()
+	s.line("\n# The compiled BPF programs (datapath/ipipou.bpf.c), gzip in base64.")
+	s.line("object() {\n\tbase64 -d <<'EOF' | gzip -dc")
+	text := base64.StdEncoding.EncodeToString(packed.Bytes())
+	for line := range slices.Chunk([]byte(text), 100) {
+		s.line("%s", line)
+	}
+	s.line("EOF\n}")
 }
 
 // orFail is what a step comes to when it failed.
@@ -255,6 +328,9 @@ func (s *script) undoFunctions() {
 	for _, name := range names {
 		s.line("%s() {", name)
 		run := "\t"
+		if look := s.wanted[name]; !look.IsZero() {
+			run += "! quiet " + look.line() + " || "
+		}
 		for _, look := range s.unless[name] {
 			run += "needed " + look.line() + " || "
 		}

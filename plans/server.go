@@ -4,6 +4,9 @@ import "fmt"
 
 // Bind is the plan for a peer that authenticated for the first time.
 func (t Tunnel) Bind() Plan {
+	if t.Backend == BPF {
+		return t.bpfBind()
+	}
 	if t.ForceAlt {
 		return Plan{Name: "bind", Steps: append(t.before(), t.bindAlternate()...)}
 	}
@@ -69,6 +72,9 @@ func (t Tunnel) alternate() []Step {
 // Rebind is the plan for a bound peer that authenticated from another address
 // or port. The interface stays, and with it all that hangs on it.
 func (t Tunnel) Rebind() Plan {
+	if t.Backend == BPF {
+		return t.bpfRebind()
+	}
 	swap := func(local string, alt bool) Step {
 		lines := t.dismiss("${"+OldLocal+"}", "${"+OldIP+"}", "${"+OldPort+"}")
 		return Step{
@@ -108,6 +114,9 @@ func (t Tunnel) Rebind() Plan {
 // Readmit is the plan for a peer that authenticated from where it is bound: if
 // its admission had run out, it is renewed.
 func (t Tunnel) Readmit() Plan {
+	if t.Backend == BPF {
+		return t.bpfReadmit()
+	}
 	return Plan{Name: "readmit", Steps: []Step{{
 		Comment: "renew the peer's admission",
 		Do:      nft(t.admission(t.peerIP(), t.peerPort())...),

@@ -45,11 +45,11 @@ func (r *reader) encap(t *Tunnel, m linkMode) {
 		r.fail("encap", "%q is unknown, want fou, gue or none", t.Encap)
 	case t.Role != Static && t.Encap != FOU:
 		r.fail("encap", "an authenticated tunnel is wrapped in FOU, not %q: leave it out, or give --static", t.Encap)
-	case t.Role != Static && t.Mode != "ipip" && t.Mode != "gre":
-		r.fail("mode", "an authenticated tunnel is ipip or gre, not %s: want one of them, or --static", t.Mode)
+	case t.Role != Static && t.Mode != "ipip" && t.Mode != "gre" && !(t.Backend == BPF && m.bpf()):
+		r.fail("mode", "an authenticated tunnel is ipip or gre, not %s: want one of them (with backend bpf, sit and any4 too), or --static", t.Mode)
 	case m.bare && t.Encap != None:
 		r.fail("encap", "the kernel can't wrap mode %s: leave it out", m.name)
-	case t.Encap == FOU && m.proto == 0:
+	case t.Encap == FOU && m.proto == 0 && t.Backend != BPF:
 		r.fail("encap", "a FOU port has room for one protocol, and mode %s is two: want gue or none", m.name)
 	}
 	if !r.has("encap-csum") {

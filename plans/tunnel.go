@@ -3,6 +3,8 @@ package plans
 import (
 	"crypto/ed25519"
 	"net/netip"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -46,10 +48,11 @@ type secretFiles struct {
 
 // A Tunnel is one validated tunnel.
 type Tunnel struct {
-	Role   Role
-	Number int
-	Mode   Mode
-	Encap  Encap
+	Role    Role
+	Number  int
+	Backend Backend
+	Mode    Mode
+	Encap   Encap
 
 	Dev    string // tunnel interface
 	Addrs  []Address
@@ -95,6 +98,8 @@ type Tunnel struct {
 	families []family
 	// varPeerIP and varPeerPort are the ${NAME}s of the peer.
 	varPeerIP, varPeerPort string
+	// bpf is the tunnel's place in the maps of the BPF programs.
+	bpf place
 }
 
 // An Address is one of a tunnel interface's, with a prefix length or the other
@@ -162,6 +167,22 @@ func (t Tunnel) outerDev() string {
 // address was given.
 func (t Tunnel) IPVar() string { return t.factIP }
 
+// Title is what the log calls the tunnel: its interface, and its number where others
+// have the interface too.
+func (t Tunnel) Title() string {
+	if t.bpf.shared {
+		return t.Dev + "/" + strconv.Itoa(t.Number)
+	}
+	return t.Dev
+}
+
+// OwnVars are the names of the facts that change with the host's outer address or
+// interface.
+func (t Tunnel) OwnVars() []string { return []string{t.factIP, t.bpf.outer} }
+
+// Addressing are the names of the variables that say where the tunnel's ends are.
+func (t Tunnel) Addressing() []string { return []string{t.factIP, t.varPeerIP, t.varPeerPort} }
+
 // Level is the weight of a note.
 type Level int
 
@@ -189,14 +210,21 @@ type Config struct {
 	Notes      []Note
 }
 
-// Servers reports whether any tunnel is a server's, and so needs the gate.
-func (c Config) Servers() bool {
+// servers are the tunnels that wait for a peer.
+func (c Config) servers() []Tunnel {
+	var all []Tunnel
 	for _, t := range c.Tunnels {
 		if t.Role == Server {
-			return true
+			all = append(all, t)
 		}
 	}
-	return false
+	return all
+}
+
+// gated are the servers whose gate is an nft table: all but those of BPF, whose
+// programs are the gate.
+func (c Config) gated() []Tunnel {
+	return slices.DeleteFunc(c.servers(), func(t Tunnel) bool { return t.Backend == BPF })
 }
 
 // clients are the tunnels that have to authenticate.

@@ -17,12 +17,14 @@ var (
 func (r *reader) tunnel() (Tunnel, error) {
 	t := Tunnel{Role: r.role(), Counters: !r.flag("no-nft-counter")}
 	r.number(&t)
+	r.backend(&t)
 	m := r.shape(&t)
 	r.ends(&t, m)
 	r.inner(&t, m)
 	r.routes(&t, m)
 	r.network(&t, m)
 	r.hooks(&t)
+	r.bpfShape(&t)
 	if t.Role == Static {
 		r.open()
 	} else {

@@ -32,7 +32,10 @@ func Command(limit time.Duration) Exec {
 		cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.WaitDelay = time.Second
-		if c.Stdin != "" {
+		switch {
+		case len(c.Data) > 0:
+			cmd.Stdin = bytes.NewReader(c.Data)
+		case c.Stdin != "":
 			cmd.Stdin = strings.NewReader(c.Stdin)
 		}
 		var stdout, stderr bytes.Buffer

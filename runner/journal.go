@@ -24,6 +24,7 @@ type Entry struct {
 	Passing bool            `json:"passing,omitempty"`
 	Once    bool            `json:"once,omitempty"`   // forgotten even if it fails
 	Unless  []plans.Command `json:"unless,omitempty"` // forgotten if one of these prints something
+	If      plans.Command   `json:"if,omitzero"`      // forgotten if this fails
 }
 
 // record is a line of the journal: an entry, or the ids of entries that are

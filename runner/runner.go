@@ -41,12 +41,16 @@ func Check(p plans.Plan) error {
 	return err
 }
 
-// Ask runs the query of a Var.
-func (r *Runner) Ask(v plans.Var) (string, error) {
+// Ask runs the query of a Var, which may hold other variables.
+func (r *Runner) Ask(v plans.Var, vars map[string]string) (string, error) {
 	if v.Value != "" {
 		return v.Value, nil
 	}
-	stdout, stderr, err := r.Exec(v.Query)
+	query, err := v.Query.Expand(vars)
+	if err != nil {
+		return "", err
+	}
+	stdout, stderr, err := r.Exec(query)
 	if answer := v.Answer(stdout); err == nil && answer != "" {
 		return answer, nil
 	}
@@ -61,7 +65,7 @@ func (r *Runner) Ask(v plans.Var) (string, error) {
 // taken. If a step fails, what the plan did before is undone in reverse order,
 // and the error is a *StepError (joined with ErrUndo if that went wrong too).
 // If ctx ends, the command that is running gets done, and then the same
-// happens.
+// happens. What steps ask the host is added to vars.
 func (r *Runner) Run(ctx context.Context, p plans.Plan, vars map[string]string) (took []string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,6 +105,14 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	if s.TakeBack != "" {
 		return nil, r.takeBack(s)
 	}
+	if s.Ask.Name != "" {
+		value, err := r.Ask(s.Ask, vars)
+		if err != nil {
+			return nil, &StepError{Command: s.Ask.Query, Err: err}
+		}
+		vars[s.Ask.Name] = value
+		return nil, nil
+	}
 	do, undo, wanted, needless := s.Do, s.Undo, s.If, s.Unless
 	for _, c := range []*plans.Command{&do, &undo, &wanted, &needless} {
 		expanded, err := c.Expand(vars)
@@ -123,7 +135,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	id := 0
 	var err error
 	if !undo.IsZero() {
-		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless}); err != nil {
+		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless, If: s.UndoIf}); err != nil {
 			return nil, &StepError{Command: do, Err: err}
 		}
 	}
@@ -142,7 +154,13 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		}
 	}
 	for i, e := range s.Else {
-		if e.When.Matches(stderr) && r.confirm(e, vars) {
+		if !e.When.Matches(stderr) {
+			continue
+		}
+		if e.Error != "" {
+			return nil, &StepError{Command: do, Err: fmt.Errorf("%s (%s)", e.Error, e.When.In(stderr))}
+		}
+		if r.confirm(e, vars) {
 			r.Log.Warn(e.Say)
 			return &s.Else[i], nil
 		}
@@ -211,7 +229,7 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	failed := 0
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := entries[i]
-		if !r.needed(e) {
+		if r.wanted(e) {
 			stderr, err := r.run(e.Undo)
 			gone := err != nil && isGone(e.Undo, stderr)
 			if err != nil && !(tolerant && (gone || e.Once)) {
@@ -233,14 +251,17 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	return nil
 }
 
-// needed reports whether others still need what the undo would take away.
-func (r *Runner) needed(e Entry) bool {
+// wanted reports whether there is something to undo that others don't need.
+func (r *Runner) wanted(e Entry) bool {
+	if !e.If.IsZero() && !r.holds(e.If) {
+		return false
+	}
 	for _, look := range e.Unless {
 		if stdout, _, err := r.Exec(look); err == nil && strings.TrimSpace(stdout) != "" {
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // isGone reports whether an undo failed because there was nothing to undo. For

@@ -26,6 +26,8 @@ var modules = []string{
 // arguments; in the guest it runs the tests. The environment tells the two apart.
 //
 //	IPIPOU_LAB=1          this is the guest
+//	IPIPOU_LAB_KERNEL     5.10, 6.1 (default) or 6.12
+//	IPIPOU_LAB_HOST=1     no machine: tests that want nothing of its kernel run on the host's (TestBPF…)
 //	IPIPOU_LAB_ICOUNT=1   let the guest's clock count instructions, for benchmarks
 //	IPIPOU_BIN            in the guest: path of the ipipou binary, built from this tree
 func Main(m *testing.M) {
@@ -33,7 +35,11 @@ func Main(m *testing.M) {
 		os.Exit(runInGuest(m))
 	}
 	flag.Parse()
-	code, err := runOnHost()
+	run := runInMachine
+	if os.Getenv("IPIPOU_LAB_HOST") == "1" {
+		run = func() (int, error) { return runOnHost(m) }
+	}
+	code, err := run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		code = 1
@@ -76,7 +82,22 @@ func isSetupError(err error) bool {
 	return ok
 }
 
-func runOnHost() (int, error) {
+// runOnHost runs the tests right here, in namespaces.
+func runOnHost(m *testing.M) (int, error) {
+	if os.Geteuid() != 0 {
+		return 0, setupError{fmt.Errorf("must be root: namespaces want it")}
+	}
+	bin, err := buildBinary(context.Background())
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(filepath.Dir(bin))
+	commandTimeout = 20 * time.Second // nothing is emulated
+	os.Setenv("IPIPOU_BIN", bin)
+	return m.Run(), nil
+}
+
+func runInMachine() (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
 	defer stop()
 	vm := VM{Icount: os.Getenv("IPIPOU_LAB_ICOUNT") == "1"}
@@ -97,7 +118,7 @@ func Again(ctx context.Context, vm VM) (Result, error) {
 	if os.Geteuid() != 0 {
 		return Result{}, setupError{fmt.Errorf("must be root: the virtual machine's root is the host's")}
 	}
-	if err := Setup(ctx, os.Stderr); err != nil {
+	if err := vm.Setup(ctx, os.Stderr); err != nil {
 		return Result{}, setupError{err}
 	}
 	dir, err := os.Getwd()

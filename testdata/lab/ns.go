@@ -16,7 +16,7 @@ import (
 )
 
 // commandTimeout is for one command in the emulated machine, where each takes ten times what it should.
-const commandTimeout = 2 * time.Minute
+var commandTimeout = 2 * time.Minute
 
 // NS is a network namespace: one host of a test's network.
 type NS struct{ Name string }

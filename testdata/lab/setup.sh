@@ -2,16 +2,20 @@
 # Fetches and builds what the virtual-machine lab boots: Debian packages, a stock Debian kernel, an initramfs.
 # Run as root on Debian 12 or later (amd64). Run again, it checks, prints one line and touches nothing.
 #
-#   IPIPOU_LAB_CACHE   where the kernel and the initramfs are kept (default /var/cache/ipipou-lab)
+#   IPIPOU_LAB_CACHE    where the kernel and the initramfs are kept (default /var/cache/ipipou-lab)
+#   IPIPOU_LAB_KERNEL   5.10, 6.1 (default) or 6.12: all but the default in a directory of that name in the cache
 set -eu
 
-cache=${IPIPOU_LAB_CACHE:-/var/cache/ipipou-lab}
+kernel=${IPIPOU_LAB_KERNEL:-6.1}
+top=${IPIPOU_LAB_CACHE:-/var/cache/ipipou-lab}
+cache=$top/$kernel
+if [ "$kernel" = 6.1 ]; then cache=$top; fi
 recipe=2 # raise when what is built below changes, so that old caches are rebuilt
 log=$cache/setup.log
 # iproute2, nftables, … are for the tests: the guest's root is this host's.
 needed='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static nft:nftables conntrack:conntrack ip:iproute2
   ping:iputils-ping iperf3:iperf3 socat:socat modprobe:kmod cpio:cpio xz:xz-utils dash:dash
-  wg:wireguard-tools'
+  wg:wireguard-tools bpftool:bpftool'
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH LC_ALL=C DEBIAN_FRONTEND=noninteractive
@@ -20,6 +24,13 @@ die() {
   echo "lab: $*" >&2
   exit 1
 }
+
+case $kernel in
+  5.10) suite=bullseye ;;
+  6.1) suite=bookworm ;;
+  6.12) suite=trixie ;;
+  *) die "IPIPOU_LAB_KERNEL is 5.10, 6.1 or 6.12, not $kernel" ;;
+esac
 
 # Debian 12's qemu brings virtiofsd along, from Debian 13 on it is a package of its own.
 have_virtiofsd() { [ -x /usr/lib/qemu/virtiofsd ] || [ -x /usr/libexec/virtiofsd ]; }
@@ -34,11 +45,13 @@ missing_packages() {
   have_static_busybox || printf 'busybox-static '
 }
 
-is_ready() {
+have_kernel() {
   [ "$(cat "$cache/recipe" 2>/dev/null)" = "$recipe" ] &&
     [ -s "$cache/vmlinuz" ] && [ -s "$cache/initramfs" ] && [ -d "$cache/modules" ] &&
-    [ -z "$(missing_packages)" ] && have_virtiofsd
+    grep -qF "$kernel." "$cache/release"
 }
+
+is_ready() { have_kernel && [ -z "$(missing_packages)" ] && have_virtiofsd; }
 
 say_ready() { echo "lab: ready, kernel $(cat "$cache/release") in $cache"; }
 
@@ -72,23 +85,57 @@ install_packages() {
   have_virtiofsd || die "no virtiofsd in /usr/lib/qemu or /usr/libexec"
 }
 
-# linux-image-cloud-amd64 is an empty package that depends on the image of the day.
-image_package() {
-  apt-cache depends linux-image-cloud-amd64 2>/dev/null |
-    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+# shellcheck source=/dev/null
+is_own_release() { (. /etc/os-release && [ "${VERSION_CODENAME-}" = "$suite" ]); }
+
+# Another release's packages are found with lists of the lab's own, so that the machine's apt never offers them.
+make_lists() {
+  mkdir -p "$work/apt/etc/apt/preferences.d" "$work/apt/var/lib/apt/lists/partial" "$work/apt/var/lib/dpkg"
+  : >"$work/apt/var/lib/dpkg/status" # or what is installed here counts as newest
+  options="[arch=amd64 target=Packages signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+  for source in "debian $suite" "debian-security $suite-security"; do
+    echo "deb $options http://deb.debian.org/$source main"
+  done >"$work/apt/etc/apt/sources.list"
 }
 
+# apt's own user can't write to where the lab downloads; without Sandbox::User it warns about that. An old release's
+# lists are no longer signed anew, hence Check-Valid-Until.
+kernel_apt() {
+  tool=$1
+  shift
+  if is_own_release; then
+    "$tool" -q -o APT::Sandbox::User=root "$@"
+  else
+    "$tool" -q -o APT::Sandbox::User=root -o Dir="$work/apt" -o APT::Default-Release= \
+      -o Acquire::Check-Valid-Until=false "$@"
+  fi
+}
+
+# linux-image-cloud-amd64 is an empty package that depends on the image of the day.
+image_package() {
+  kernel_apt apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | grep -F "linux-image-$kernel." | head -n 1
+}
+
+# Debian takes old releases from its mirrors one day, and then this is where it is noticed.
+no_kernel() { die "no kernel $kernel from Debian's $suite: $1; $(grep '^[EW]:' "$log" | head -n 1) (all of it: $log)"; }
+
 fetch_kernel() {
+  if ! is_own_release; then make_lists; fi
   package=$(image_package)
   if [ -z "$package" ]; then
-    must apt-get -qq update
+    # One of a release's two lists is enough.
+    quietly kernel_apt apt-get update || :
     package=$(image_package)
   fi
-  [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64"
+  [ -n "$package" ] || no_kernel "apt knows no linux-image-cloud-amd64"
   echo "lab: downloading $package"
-  # apt's own user can't write here; without this it warns about that.
   cd "$work"
-  apt_try apt-get -qq -o APT::Sandbox::User=root download "$package"
+  if ! quietly kernel_apt apt-get download "$package"; then
+    quietly kernel_apt apt-get update || :
+    package=$(image_package)
+    quietly kernel_apt apt-get download "$package" || no_kernel "apt can't download $package"
+  fi
   must dpkg -x "$work"/linux-image-*.deb "$work/root"
   # Not a glob on /lib: merged-/usr images have their modules in /usr/lib.
   for dir in "$work"/root/lib/modules/* "$work"/root/usr/lib/modules/*; do
@@ -172,7 +219,7 @@ fi
 command -v apt-get >/dev/null || die "wants Debian: no apt-get here"
 mkdir -p "$cache"
 # Test packages run in parallel: one sets up, the others wait and find it done.
-exec 9>"$cache/lock"
+exec 9>"$top/lock"
 flock 9
 if is_ready; then
   say_ready
@@ -184,7 +231,9 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir -p "$work"
 install_packages
-fetch_kernel
-build_initramfs
-put_in_place
+if ! have_kernel; then
+  fetch_kernel
+  build_initramfs
+  put_in_place
+fi
 say_ready

@@ -31,6 +31,23 @@ type pair struct {
 	server *Proc
 	client [2]*Proc
 	config [3]string // server, clients
+	hub    bool      // one interface and port of the server's for both
+}
+
+// serverInner is the server's inner address for a client.
+func (p *pair) serverInner(i int) string {
+	if p.hub {
+		return serverInner[0]
+	}
+	return serverInner[i]
+}
+
+// tunnel is what the server's log calls the tunnel of a client.
+func (p *pair) tunnel(i int) string {
+	if p.hub {
+		return fmt.Sprintf("ipipou0/%d: peer", i)
+	}
+	return fmt.Sprintf("ipipou%d: peer", i)
 }
 
 // inner addresses of the two tunnels.
@@ -79,14 +96,14 @@ func startIPIPOU(t testing.TB, dir string, ns *NS, args ...string) *Proc {
 func (p *pair) startServer(t testing.TB) {
 	t.Helper()
 	p.server = p.ipipou(t, p.Srv, "--config", p.config[0])
-	p.server.WaitLog(t, `ipipou1: waiting for an authentication`, commandTimeout)
+	p.server.WaitLog(t, `ipipou(1|0/1): waiting for an authentication`, commandTimeout)
 }
 
 func (p *pair) startClient(t testing.TB, i int) {
 	t.Helper()
 	from := p.server.Len()
 	p.client[i] = p.ipipou(t, []*NS{p.C1, p.C2}[i], "--config", p.config[i+1])
-	p.server.WaitLogFrom(t, from, fmt.Sprintf(`ipipou%d: peer bound at`, i), commandTimeout)
+	p.server.WaitLogFrom(t, from, p.tunnel(i)+` bound at`, commandTimeout)
 	p.client[i].WaitLog(t, fmt.Sprintf(`ipipou%d: up`, i), commandTimeout)
 }
 
@@ -111,7 +128,7 @@ func stop(t testing.TB, procs ...*Proc) {
 func (p *pair) works(t testing.TB, i int) {
 	t.Helper()
 	p.Srv.Ping(t, clientInner[i], "-c", "1")
-	[]*NS{p.C1, p.C2}[i].Ping(t, serverInner[i], "-c", "1")
+	[]*NS{p.C1, p.C2}[i].Ping(t, p.serverInner(i), "-c", "1")
 }
 
 // Two clients behind one public address, each with its own key; both tunnels carry 100 MB each way at once.

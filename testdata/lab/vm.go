@@ -4,6 +4,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -33,6 +34,8 @@ type VM struct {
 	// Output receives the command's stdout and stderr, and nothing else.
 	Output io.Writer
 
+	// Kernel is 5.10, 6.1 or 6.12; by default what the environment's IPIPOU_LAB_KERNEL says, or 6.1.
+	Kernel  string
 	CPUs    int           // default 2
 	Memory  string        // as qemu's -m wants it, default 1500M
 	Timeout time.Duration // of boot and command together; 0: none but the context's
@@ -48,7 +51,7 @@ type Result struct {
 	Run  time.Duration // of the command
 }
 
-// Cache is the directory with the kernel and the initramfs. The guest sees it at the same path.
+// Cache is the directory with the kernels and their initramfs. The guest sees it at the same path.
 func Cache() string {
 	if dir := os.Getenv("IPIPOU_LAB_CACHE"); dir != "" {
 		return dir
@@ -56,10 +59,25 @@ func Cache() string {
 	return "/var/cache/ipipou-lab"
 }
 
+const defaultKernel = "6.1"
+
+func (v VM) kernel() string {
+	return cmp.Or(v.Kernel, os.Getenv("IPIPOU_LAB_KERNEL"), defaultKernel)
+}
+
+// kernelDir is where setup.sh puts this machine's kernel.
+func (v VM) kernelDir() string {
+	if v.kernel() == defaultKernel {
+		return Cache()
+	}
+	return filepath.Join(Cache(), v.kernel())
+}
+
 // Setup installs and builds whatever Run needs and is not there yet. Its progress goes to w.
-func Setup(ctx context.Context, w io.Writer) error {
+func (v VM) Setup(ctx context.Context, w io.Writer) error {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, "sh", "-c", setupScript, "setup.sh")
+	cmd.Env = append(os.Environ(), "IPIPOU_LAB_KERNEL="+v.kernel())
 	cmd.Stdout = io.MultiWriter(w, &out)
 	cmd.Stderr = cmd.Stdout
 	cmd.WaitDelay = time.Second
@@ -231,7 +249,7 @@ func (j *job) qemuArgs(fsSocket string) []string {
 		// The guest's TSC is the host's, or the count of instructions; left to find out, the kernel may call it unstable
 		// and read a slow device instead.
 		"tsc=reliable",
-		"lab.modules=" + filepath.Join(Cache(), "modules"),
+		"lab.modules=" + filepath.Join(j.kernelDir(), "modules"),
 		"lab.init=" + j.path("init"),
 	}
 	args := []string{
@@ -240,7 +258,7 @@ func (j *job) qemuArgs(fsSocket string) []string {
 		"-m", j.Memory, "-smp", strconv.Itoa(j.CPUs),
 		"-object", "memory-backend-memfd,id=mem,size=" + j.Memory + ",share=on",
 		"-machine", "q35,accel=tcg,memory-backend=mem,hpet=off",
-		"-kernel", filepath.Join(Cache(), "vmlinuz"), "-initrd", filepath.Join(Cache(), "initramfs"),
+		"-kernel", filepath.Join(j.kernelDir(), "vmlinuz"), "-initrd", filepath.Join(j.kernelDir(), "initramfs"),
 		"-append", strings.Join(cmdline, " "),
 		"-chardev", "file,id=console,path=" + j.path("console.log"), "-serial", "chardev:console",
 		"-chardev", "socket,id=fs,path=" + fsSocket, "-device", "vhost-user-fs-pci,chardev=fs,tag=host",

@@ -78,7 +78,7 @@ absent() {
 # Known ways for a step to fail.
 exists() {
 	case $ERR in
-	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"*) return 0 ;;
+	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"* | *"Exclusivity flag on"*) return 0 ;;
 	esac
 	return 1
 }

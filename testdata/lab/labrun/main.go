@@ -17,6 +17,7 @@ import (
 
 func main() {
 	var vm lab.VM
+	flag.StringVar(&vm.Kernel, "kernel", "", "kernel: 5.10, 6.1 or 6.12 (default $IPIPOU_LAB_KERNEL or 6.1)")
 	flag.IntVar(&vm.CPUs, "cpus", 0, "processors (default 2)")
 	flag.StringVar(&vm.Memory, "memory", "", "memory (default 1500M)")
 	flag.BoolVar(&vm.Icount, "icount", false, "let the clock count instructions, on one processor")
@@ -28,7 +29,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	started := time.Now()
-	err := lab.Setup(ctx, os.Stderr)
+	err := vm.Setup(ctx, os.Stderr)
 	var result lab.Result
 	if err == nil {
 		result, err = vm.Run(ctx)

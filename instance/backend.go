@@ -1,0 +1,63 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"ipipou/plans"
+	"ipipou/runner"
+)
+
+// mayUseBPF reports whether BPF may come to carry the tunnels that are undecided.
+func (in *Instance) mayUseBPF() bool {
+	return in.Config.Undecided() && in.Config.BPFFault() == nil && lacking() == ""
+}
+
+// lacking is a program that the BPF data path wants and this host does not have.
+func lacking() string {
+	for _, name := range []string{"bpftool", "tc"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// decide finds out what carries the tunnels that leave it to the host: the kernel's
+// drivers where they are all there, else BPF.
+func (in *Instance) decide(ctx context.Context) error {
+	if in.Config.Undecided() {
+		_, err := in.run.Run(ctx, in.Config.KernelDrivers(), map[string]string{})
+		var step *runner.StepError
+		switch fault := in.Config.BPFFault(); {
+		case err == nil:
+			in.Config = in.Config.Decided(plans.Kernel)
+		case !errors.As(err, &step) || errors.Is(err, runner.ErrInterrupted):
+			return err
+		case fault != nil:
+			return fmt.Errorf("%w; and the BPF data path can't stand in: %w", err, fault)
+		case lacking() != "":
+			return fmt.Errorf("%w; and the BPF data path can't stand in: %s is not installed, or not in PATH", err, lacking())
+		default:
+			in.Log.Warn(fmt.Sprintf("backend bpf: this kernel lacks a driver (%v)", err))
+			in.Config = in.Config.Decided(plans.BPF)
+		}
+		if err := check(in.Config); err != nil {
+			return err
+		}
+		if err := in.facts(ctx); err != nil { // of the backend
+			return err
+		}
+	}
+	switch kernel, bpf := in.Config.Backends(); {
+	case kernel && bpf:
+		in.Log.Info("backends: the kernel's drivers, and BPF programs where a tunnel wants them")
+	case bpf:
+		in.Log.Info("backend: BPF programs")
+	default:
+		in.Log.Info("backend: the kernel's drivers")
+	}
+	return nil
+}

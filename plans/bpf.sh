@@ -1,0 +1,87 @@
+
+# Bytes as bpftool reads them: an address, a number of 16 bits in network order, one
+# of 32 in that of a little-endian host.
+ip4() {
+	left=$1
+	while [ "$left" != "${left#*.}" ]; do
+		printf '%s ' "${left%%.*}"
+		left=${left#*.}
+	done
+	printf '%s' "$left"
+}
+be16() { printf '%s %s' $(($1 >> 8)) $(($1 & 255)); }
+le32() { printf '%s %s %s %s' $(($1 & 255)) $(($1 >> 8 & 255)) $(($1 >> 16 & 255)) $(($1 >> 24 & 255)); }
+
+# number N LESS COMMAND...: the digits that the Nth word begins with, less that much.
+number() {
+	n=$1 less=$2
+	shift 2
+	digits=$(word "$n" "$@")
+	digits=${digits%%[!0-9]*}
+	[ -z "$digits" ] || printf '%s' $((digits - less))
+}
+
+# More known ways for a step to fail.
+gone() {
+	case $ERR in *"No such file or directory"*) return 0 ;; esac
+	return 1
+}
+nohelper() {
+	case $ERR in *"unknown func"* | *"invalid func"* | *"unknown_func"*) return 0 ;; esac
+	return 1
+}
+
+# unpacked COMMAND...: the compiled programs are its input.
+unpacked() { object | "$@"; }
+
+# bound NUMBER: the tunnel's peer, as an earlier call noted it.
+# shellcheck disable=SC2034 # plans use the variables
+bound() {
+	eval "was=\${BOUND_$1-}"
+	[ -n "$was" ] || die 1 "is not bound: run $0 bind IP PORT"
+	OLD_IP=${was% *} OLD_PORT=${was#* }
+}
+
+# counters WHOSE NUMBER MAP NAME...: what a peer's counters say, summed over all
+# processors.
+# shellcheck disable=SC2046,SC2086 # words are wanted
+counters() {
+	printf '%s:' "$1"
+	entry=$(command bpftool map lookup pinned "$3" key $(le32 "$2") 2>/dev/null ||
+		command bpftool map lookup id "$COUNTERS_MAP" key $(le32 "$2") 2>&1)
+	shift 3
+	values=
+	for name; do values="$values 0"; done
+	sums=
+	while read -r line; do
+		case $line in
+		key:*) ;;
+		value*)
+			[ -z "$sums" ] || values=$(added "$sums" "$values")
+			sums=' '
+			;;
+		*) sums="$sums $line" ;;
+		esac
+	done <<X
+$entry
+X
+	values=$(added "$sums" "$values")
+	for name; do
+		set -- $values
+		printf ' %s %s' "$name" "$1"
+		shift
+		values=$*
+	done
+	printf '\n'
+}
+# added BYTES SUMS: numbers of 64 bits added to the sums so far.
+# shellcheck disable=SC2086 # words are wanted
+added() {
+	sums=$2
+	set -- $1
+	for sum in $sums; do
+		[ $# -ge 8 ] || break
+		printf '%s ' $((sum + 0x$8$7$6$5$4$3$2$1))
+		shift 8
+	done
+}

@@ -1,0 +1,281 @@
+package plans
+
+import (
+	"slices"
+	"strconv"
+
+	"ipipou/datapath"
+)
+
+// bpfFacts are what the BPF programs must know of the host.
+func (c Config) bpfFacts() []Var {
+	var vars []Var
+	for _, t := range c.on(BPF) {
+		look := cmd("ip", "-o", "link", "show", "dev", t.outerDev())
+		vars = append(vars, Var{
+			Name: t.bpf.outer, Comment: "index of " + t.outerDev(), Query: look, Word: 1, Number: true,
+			Missing: t.outerDev() + " does not exist: give another --fou-dev",
+		})
+		if t.MTU == 0 {
+			vars = append(vars, Var{
+				Name: t.bpf.mtu, Comment: "MTU that fits " + t.outerDev() + "'s", Query: look, Word: 5, Number: true, Less: t.room(),
+				Missing: t.outerDev() + " does not exist: give another --fou-dev",
+			})
+		}
+	}
+	return vars
+}
+
+// room is what the outer headers take, in bytes.
+func (t Tunnel) room() int {
+	if t.Encap == FOU {
+		return 28
+	}
+	return 20
+}
+
+// bpfUp loads the programs, makes the tunnels' interfaces and attaches the programs
+// to them and, last, to the outer interfaces. Nobody but a bound peer gets in from
+// then on.
+func (c Config) bpfUp() []Step {
+	tunnels := c.on(BPF)
+	if len(tunnels) == 0 {
+		return nil
+	}
+	steps := c.bpfLoad(tunnels[0].bpf.dir)
+	done := map[string]bool{}
+	once := func(what string) bool {
+		first := !done[what]
+		done[what] = true
+		return first
+	}
+	for _, t := range tunnels {
+		if t.Role != Server {
+			steps = append(steps, t.before()...)
+		}
+		if once(t.Dev) {
+			steps = append(steps, t.bridging()...)
+			steps = append(steps, t.tunDevice()...)
+		}
+	}
+	var lines []string
+	for _, t := range tunnels {
+		if once("device " + t.Dev) {
+			lines = append(lines, t.deviceLines()...)
+		}
+		lines = append(append(lines, t.entries()...), t.peerLines()...)
+	}
+	for _, t := range tunnels {
+		if t.Auth.Lifetime > 0 && t.Role != Server && once(uptime) {
+			steps = append(steps, t.now())
+		}
+	}
+	steps = append(steps, tunnels[0].update(Step{Comment: "what the programs must know: interfaces, where their packets arrive, networks and peers"}, lines))
+	for _, t := range tunnels {
+		addresses, late := t.addresses()
+		steps = append(steps, slices.DeleteFunc(addresses, func(s Step) bool { return !once(t.Dev + " " + s.Do.line()) })...)
+		if once("up " + t.Dev) {
+			steps = append(steps, t.bpfLinkUp())
+		}
+		steps = append(steps, slices.DeleteFunc(late, func(s Step) bool { return !once(t.Dev + " " + s.Do.line()) })...)
+		if t.Role != Server {
+			steps = append(steps, t.routing()...)
+		}
+	}
+	for _, t := range tunnels {
+		if once("outer " + t.outerDev()) {
+			steps = append(steps, t.attach()...)
+		}
+	}
+	for _, t := range tunnels {
+		if t.Role != Server {
+			steps = append(steps, t.after()...)
+		}
+	}
+	return steps
+}
+
+// bpfLoad makes the maps and loads the programs.
+func (c Config) bpfLoad(dir string) []Step {
+	object := "${" + RunDir + "}/" + c.Name + ".bpf.o"
+	steps := []Step{
+		{Comment: "the kernel's TUN devices", Do: cmd("modprobe", "tun"), Unless: cmd("test", "-c", "/dev/net/tun")},
+		{Comment: "a BPF file system of ipipou's own, for all instances", Do: cmd("mkdir", "-p", bpfDir)},
+		{
+			Undo:       cmd("umount", bpfDir),
+			UndoIf:     cmd("mountpoint", "-q", bpfDir),
+			UndoUnless: []Command{cmd("find", bpfDir, "-mindepth", "1", "-type", "d")}, // the kernel may have files of its own there
+		},
+		{Do: cmd("mount", "-t", "bpf", "ipipou", bpfDir), Unless: cmd("mountpoint", "-q", bpfDir)},
+		{Do: cmd("mkdir", dir), Undo: cmd("rm", "-rf", dir)},
+	}
+	load := []string{"bpftool", "prog", "loadall", object, dir + "/programs"}
+	for i, m := range datapath.Maps {
+		comment := ""
+		if i == 0 {
+			comment = "the programs' maps, as large as they have to be"
+		}
+		pin := dir + "/" + m.Name
+		steps = append(steps, Step{Comment: comment, Do: cmd("bpftool", "map", "create", pin, "type", m.Type,
+			"key", strconv.Itoa(m.Key), "value", strconv.Itoa(m.Value), "entries", strconv.Itoa(c.entries(m.Name)), "name", m.Name)})
+		load = append(load, "map", "name", m.Name, "pinned", pin)
+	}
+	steps = append(steps,
+		Step{
+			Comment: "the programs",
+			Do:      Command{Argv: []string{"dd", "of=" + object}, Data: datapath.Object},
+			Undo:    cmd("rm", "-f", object),
+			Key:     "object",
+		},
+		Step{
+			Do: cmd(load...),
+			Else: []Else{{
+				When:  NoHelper,
+				Error: "the BPF of this kernel lacks a function that the data path calls: it takes Linux 5.10 or later, or a kernel with the modules ipip and fou and --backend kernel",
+			}},
+		},
+		Step{TakeBack: "object"},
+	)
+	for _, id := range [][2]string{{devicesMap, "devices"}, {endpointsMap, "endpoints"}, {peersMap, "peers"}, {countersMap, "counters"}} {
+		steps = append(steps, Step{Ask: Var{
+			Name: id[0], Query: cmd("bpftool", "map", "show", "pinned", dir+"/"+id[1]), Word: 1, Number: true,
+			Missing: "bpftool does not show the map " + id[1],
+		}})
+	}
+	return steps
+}
+
+// entries is how large a map must be.
+func (c Config) entries(name string) int {
+	n := 0
+	for _, t := range c.on(BPF) {
+		switch name {
+		case "devices":
+			n++
+		case "endpoints":
+			n += 3 * len(t.endpoints()) // more than one while it moves
+		case "prefixes":
+			n += len(t.entries())
+		default:
+			n = max(n, t.bpf.first+t.bpf.peers)
+		}
+	}
+	return max(n, 1)
+}
+
+// tunDevice is the tunnel's interface: a TUN device that no process reads, for its
+// egress program takes every packet before it is queued.
+func (t Tunnel) tunDevice() []Step {
+	steps := []Step{
+		{
+			Comment: t.Dev + ": a TUN device, whose packets the program takes; no process reads it",
+			Do:      cmd("ip", "tuntap", "add", "dev", t.Dev, "mode", "tun"),
+			Undo:    t.linkDel(),
+		},
+		{Ask: Var{
+			Name: t.bpf.index, Query: cmd("ip", "-o", "link", "show", "dev", t.Dev), Word: 1, Number: true,
+			Missing: t.Dev + " has no index",
+		}},
+		{Do: cmd("tc", "qdisc", "add", "dev", t.Dev, "clsact")},
+		{Do: cmd("tc", "filter", "add", "dev", t.Dev, "egress", "pref", filterPref, "handle", t.bpf.handle,
+			"bpf", "direct-action", "object-pinned", t.bpf.dir+"/programs/egress")},
+	}
+	return append(steps, t.grouping()...)
+}
+
+func (t Tunnel) bpfLinkUp() Step {
+	mtu := "${" + t.bpf.mtu + "}"
+	if t.MTU > 0 {
+		mtu = strconv.Itoa(t.MTU)
+	}
+	return Step{Do: cmd("ip", "link", "set", "dev", t.Dev, "mtu", mtu, "up")}
+}
+
+// attach puts the ingress program before all that comes in by the outer interface.
+func (t Tunnel) attach() []Step {
+	dev, lead := t.outerDev(), strconv.Itoa(t.bpf.lead)
+	filter := []string{"dev", dev, "ingress", "protocol", "ip", "pref", filterPref, "handle", t.bpf.handle, "bpf"}
+	return []Step{
+		{
+			Comment: "where " + dev + "'s filters are, if there are none yet",
+			Do:      cmd("tc", "qdisc", "add", "dev", dev, "clsact"),
+			Undo:    cmd("tc", "qdisc", "del", "dev", dev, "clsact"),
+			UndoUnless: []Command{
+				cmd("tc", "filter", "show", "dev", dev, "ingress"), cmd("tc", "filter", "show", "dev", dev, "egress"),
+			},
+			Key: "clsact_" + lead,
+			Else: []Else{{
+				When: Exists,
+				Say:  dev + " has a queueing discipline for filters already: it is used, and will stay",
+			}},
+		},
+		{
+			Comment: "the gate, and the way in: what bound peers send goes to the tunnel, what else comes to the port is dropped",
+			Do:      cmd(append(append([]string{"tc", "filter", "add"}, filter...), "direct-action", "object-pinned", t.bpf.dir+"/programs/ingress")...),
+			Undo:    cmd(append([]string{"tc", "filter", "del"}, filter...)...),
+			Key:     "ingress_" + lead,
+		},
+	}
+}
+
+// now asks for the time from which a peer's silence counts.
+func (t Tunnel) now() Step {
+	return Step{Ask: Var{
+		Name: uptime, Query: cmd("cat", "/proc/uptime"), Word: 1, Number: true, Missing: "/proc/uptime can't be read",
+	}}
+}
+
+// bpfBind is the plan for a peer that authenticated; all else is there already.
+func (t Tunnel) bpfBind() Plan {
+	steps := t.before()
+	steps = append(steps, t.admitted(Step{Comment: "the peer's packets come in, and the tunnel's go there"}, datapath.Nobody)...)
+	steps = append(append(steps, t.routing()...), t.after()...)
+	return Plan{Name: "bind", Steps: steps}
+}
+
+// bpfRebind is the plan for a bound peer that authenticated from elsewhere.
+func (t Tunnel) bpfRebind() Plan {
+	since := datapath.Number(0)
+	if t.Auth.Lifetime > 0 {
+		since = "${" + uptime + ".le32}"
+	}
+	old := datapath.Peer("${"+OldIP+".ip4}", "${"+OldPort+".be16}", since, t.Auth.Lifetime)
+	steps := t.admitted(Step{Comment: "the peer is at its new address, and no more at the old one"}, old)
+	return Plan{Name: "rebind", Steps: append(steps, t.movedRules()...)}
+}
+
+// bpfReadmit is the plan for a peer that authenticated from where it is bound.
+func (t Tunnel) bpfReadmit() Plan {
+	return Plan{Name: "readmit", Steps: t.admitted(Step{Comment: "renew the peer's admission"}, "")}
+}
+
+// admitted makes the peer the one at ${PEER_IP}:${PEER_PORT}; before is the value to
+// go back to if the plan fails.
+func (t Tunnel) admitted(s Step, before string) []Step {
+	var steps []Step
+	if t.Auth.Lifetime > 0 {
+		steps = append(steps, t.now())
+	}
+	var undo []string
+	if before != "" {
+		undo = []string{t.peerEntry(t.bpf.first, before)}
+		s.Passing = true
+	}
+	return append(steps, t.later(s, []string{t.peerLine(t.peerIP(), t.peerPort())}, undo))
+}
+
+// bpfMove is the plan for a tunnel of which an end has another address, or whose
+// outer interface was made anew.
+func (t Tunnel) bpfMove() Plan {
+	lead := strconv.Itoa(t.bpf.lead)
+	steps := []Step{
+		{Comment: "the program on the outer interface, which may be another one", TakeBack: "ingress_" + lead, MayFail: true},
+		{TakeBack: "clsact_" + lead, MayFail: true},
+	}
+	if t.Auth.Lifetime > 0 {
+		steps = append(steps, t.now())
+	}
+	steps = append(steps, t.later(Step{Comment: t.Dev + ": the tunnel from the new address"}, append(t.deviceLines(), t.peerLines()...), nil))
+	steps = append(steps, t.attach()...)
+	return Plan{Name: "rebind", Steps: append(steps, t.movedRules()...)}
+}
