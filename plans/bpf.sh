@@ -31,6 +31,19 @@ nohelper() {
 	return 1
 }
 
+# As with find_ip: busybox's own tc knows no clsact.
+find_tc() {
+	for TC in tc $(
+		IFS=:
+		# shellcheck disable=SC2086 # the words are wanted
+		printf '%s/tc ' $PATH
+	); do
+		case $(command "$TC" -V 2>/dev/null) in *iproute2*) return ;; esac
+	done
+	die 54 'tc of iproute2 is not installed, or not in PATH'
+}
+tc() { command "$TC" "$@"; }
+
 # unpacked COMMAND...: the compiled programs are its input.
 unpacked() { object | "$@"; }
 
@@ -50,22 +63,24 @@ counters() {
 	entry=$(command bpftool map lookup pinned "$3" key $(le32 "$2") 2>/dev/null ||
 		command bpftool map lookup id "$COUNTERS_MAP" key $(le32 "$2") 2>&1)
 	shift 3
-	values=
+	values='' bytes='' processor=
 	for name; do values="$values 0"; done
-	sums=
 	while read -r line; do
 		case $line in
-		key:*) ;;
 		value*)
-			[ -z "$sums" ] || values=$(added "$sums" "$values")
-			sums=' '
+			[ -z "$bytes" ] || values=$(added "$bytes" "$values")
+			bytes='' processor=${line%:}
 			;;
-		*) sums="$sums $line" ;;
+		*) [ -z "$processor" ] || bytes="$bytes $line" ;;
 		esac
 	done <<X
 $entry
 X
-	values=$(added "$sums" "$values")
+	[ -n "$bytes" ] || {
+		printf ' %s\n' "$entry"
+		return
+	}
+	values=$(added "$bytes" "$values")
 	for name; do
 		set -- $values
 		printf ' %s %s' "$name" "$1"

@@ -193,8 +193,7 @@ func (t Tunnel) bpfLinkUp() Step {
 
 // attach puts the ingress program before all that comes in by the outer interface.
 func (t Tunnel) attach() []Step {
-	dev, lead := t.outerDev(), strconv.Itoa(t.bpf.lead)
-	filter := []string{"dev", dev, "ingress", "protocol", "ip", "pref", filterPref, "handle", t.bpf.handle, "bpf"}
+	dev, lead, filter := t.outerDev(), strconv.Itoa(t.bpf.lead), t.filter()
 	return []Step{
 		{
 			Comment: "where " + dev + "'s filters are, if there are none yet",
@@ -216,6 +215,11 @@ func (t Tunnel) attach() []Step {
 			Key:     "ingress_" + lead,
 		},
 	}
+}
+
+// filter is the instance's on the outer interface, in the words of tc(8).
+func (t Tunnel) filter() []string {
+	return []string{"dev", t.outerDev(), "ingress", "protocol", "ip", "pref", filterPref, "handle", t.bpf.handle, "bpf"}
 }
 
 // now asks for the time from which a peer's silence counts.
@@ -268,9 +272,10 @@ func (t Tunnel) admitted(s Step, before string) []Step {
 // outer interface was made anew.
 func (t Tunnel) bpfMove() Plan {
 	lead := strconv.Itoa(t.bpf.lead)
+	there := cmd(append([]string{"tc", "filter", "get"}, t.filter()...)...)
 	steps := []Step{
-		{Comment: "the program on the outer interface, which may be another one", TakeBack: "ingress_" + lead, MayFail: true},
-		{TakeBack: "clsact_" + lead, MayFail: true},
+		{Comment: "the outer interface is another one if the program is not there", TakeBack: "ingress_" + lead, MayFail: true, Unless: there},
+		{TakeBack: "clsact_" + lead, MayFail: true, Unless: there},
 	}
 	if t.Auth.Lifetime > 0 {
 		steps = append(steps, t.now())

@@ -228,6 +228,9 @@ func (s *script) dispatch(c Config) {
 	}
 	s.line("\nusage() { die 2 \"usage: $0 %s\"; }\n", usage)
 	s.line("find_ip\nload")
+	if len(c.on(BPF)) > 0 {
+		s.line("find_tc")
+	}
 	s.line("case ${1-} in")
 	s.line("up|down)\n\t[ $# -eq 1 ] || usage\n\tlocked \"op_$1\"\n\t;;")
 	s.line("%srebind)", binds)

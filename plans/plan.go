@@ -181,7 +181,7 @@ func (f Failure) Phrases() []string {
 	case Unsupported:
 		return []string{"unknown command", "Invalid argument"}
 	case Gone:
-		return []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process", "priority/protocol not found", "Cannot find specified"}
+		return []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process", "priority/protocol not found", "Cannot find specified", "Parent Qdisc doesn't exist"}
 	case NoHelper:
 		return []string{"unknown func", "invalid func", "unknown_func"}
 	}

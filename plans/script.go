@@ -146,6 +146,9 @@ func (s *script) steps(name string, steps []Step) {
 		s.comment("\t", st.Comment)
 		undo, entry := s.undo(fmt.Sprintf("undo_%s_%d", name, i+1), st)
 		if st.TakeBack != "" {
+			if !st.Unless.IsZero() {
+				s.body.WriteString("\tquiet " + st.Unless.line() + " ||\n\t")
+			}
 			s.line("\ttake_back undo_%s || %s", st.TakeBack, orFail(st, ":"))
 			continue
 		}

@@ -102,9 +102,6 @@ func (r *Runner) steps(ctx context.Context, steps []plans.Step, vars map[string]
 
 // step does one step, and returns the way on that its failure opened, if any.
 func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error) {
-	if s.TakeBack != "" {
-		return nil, r.takeBack(s)
-	}
 	if s.Ask.Name != "" {
 		value, err := r.Ask(s.Ask, vars)
 		if err != nil {
@@ -131,6 +128,8 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		return nil, nil
 	case !s.Unless.IsZero() && r.holds(needless), !s.If.IsZero() && !r.holds(wanted):
 		return nil, nil
+	case s.TakeBack != "":
+		return nil, r.takeBack(s)
 	}
 	id := 0
 	var err error
@@ -203,7 +202,7 @@ func (r *Runner) takeBack(s plans.Step) error {
 	if e == nil {
 		return nil
 	}
-	if err := r.undo([]Entry{*e}, false); err != nil && !s.MayFail {
+	if err := r.undo([]Entry{*e}, s.MayFail); err != nil && !s.MayFail {
 		return err
 	}
 	return nil

@@ -341,6 +341,19 @@ nohelper() {
 	return 1
 }
 
+# As with find_ip: busybox's own tc knows no clsact.
+find_tc() {
+	for TC in tc $(
+		IFS=:
+		# shellcheck disable=SC2086 # the words are wanted
+		printf '%s/tc ' $PATH
+	); do
+		case $(command "$TC" -V 2>/dev/null) in *iproute2*) return ;; esac
+	done
+	die 54 'tc of iproute2 is not installed, or not in PATH'
+}
+tc() { command "$TC" "$@"; }
+
 # unpacked COMMAND...: the compiled programs are its input.
 unpacked() { object | "$@"; }
 
@@ -360,22 +373,24 @@ counters() {
 	entry=$(command bpftool map lookup pinned "$3" key $(le32 "$2") 2>/dev/null ||
 		command bpftool map lookup id "$COUNTERS_MAP" key $(le32 "$2") 2>&1)
 	shift 3
-	values=
+	values='' bytes='' processor=
 	for name; do values="$values 0"; done
-	sums=
 	while read -r line; do
 		case $line in
-		key:*) ;;
 		value*)
-			[ -z "$sums" ] || values=$(added "$sums" "$values")
-			sums=' '
+			[ -z "$bytes" ] || values=$(added "$bytes" "$values")
+			bytes='' processor=${line%:}
 			;;
-		*) sums="$sums $line" ;;
+		*) [ -z "$processor" ] || bytes="$bytes $line" ;;
 		esac
 	done <<X
 $entry
 X
-	values=$(added "$sums" "$values")
+	[ -n "$bytes" ] || {
+		printf ' %s\n' "$entry"
+		return
+	}
+	values=$(added "$bytes" "$values")
 	for name; do
 		set -- $values
 		printf ' %s %s' "$name" "$1"
@@ -521,9 +536,11 @@ EOF
 }
 
 rebind_0() {
-	# the program on the outer interface, which may be another one
-	take_back undo_ingress_0 || :
-	take_back undo_clsact_0 || :
+	# the outer interface is another one if the program is not there
+	quiet tc filter get dev s0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf ||
+		take_back undo_ingress_0 || :
+	quiet tc filter get dev s0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf ||
+		take_back undo_clsact_0 || :
 	# ipipou0: the tunnel from the new address
 	try '' bpftool batch file - <<EOF || {
 map update pinned /run/ipipou/bpf/ipipou0/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 3 0 0 0 1 0 0 0 0 0 32 24 255 255 255 255 255 255 255 255 255 255 64 255 255 255 255 255 255 255 255 255 255 255
@@ -625,6 +642,7 @@ usage() { die 2 "usage: $0 up | down | rebind [IP [PORT [DEV]]] | status"; }
 
 find_ip
 load
+find_tc
 case ${1-} in
 up|down)
 	[ $# -eq 1 ] || usage
