@@ -10,7 +10,7 @@ export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # An older Go fetches the one that go.mod asks for.
 export GOTOOLCHAIN := auto
 
-PACKAGES := . ./authd ./instance ./plans ./runner
+PACKAGES := . ./authd ./datapath ./instance ./plans ./runner
 LAB := ./testdata/lab ./testdata/lab/labrun ./testdata/lab/demo
 FUZZTIME := 60s
 
@@ -27,14 +27,23 @@ check: setup
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet $(PACKAGES) $(LAB)
 	go tool staticcheck $(PACKAGES) $(LAB)
-	shellcheck testdata/scripts/*.sh testdata/lab/*.sh testdata/cli/fake.sh .ci/run .ci/setup authd/testdata/*.sh
+	shellcheck testdata/scripts/*.sh testdata/lab/*.sh testdata/cli/fake.sh datapath/build.sh .ci/run .ci/setup authd/testdata/*.sh
 
 # CI=true: a test that can't run here fails instead of being skipped.
 unit: setup
 	CI=true go test -race -count=1 $(PACKAGES)
 
-lab: setup
+# What needs no drivers of the kernel's own runs on this one; then all in the
+# virtual machine.
+lab: setup host
 	CI=true go test -count=1 -timeout 19m ./testdata/lab
+
+host: setup
+	CI=true IPIPOU_LAB_HOST=1 go test -count=1 -timeout 5m -run '^TestBPF' ./testdata/lab
+
+# Compiles the BPF programs anew, after a change of their source.
+bpf: setup
+	datapath/build.sh
 
 demo: setup
 	go run ./testdata/lab/demo
@@ -50,4 +59,4 @@ fuzz: setup
 	done
 
 FORCE:
-.PHONY: test setup check unit lab demo bench fuzz FORCE
+.PHONY: test setup check unit lab host bpf demo bench fuzz FORCE

@@ -343,6 +343,74 @@ func TestTimeoutIsUndone(t *testing.T) {
 	}
 }
 
+// What a step asks is known to later ones and to the caller.
+func TestAsk(t *testing.T) {
+	f := &fake{out: map[string]string{"index of eth0": "12: eth0: mtu 1500\n", "none": ""}}
+	r := newRunner(t, f)
+	ask := func(line string, word, less int) plans.Step {
+		return plans.Step{Ask: plans.Var{Name: "N", Query: c(line), Word: word, Number: true, Less: less, Missing: "no such number"}}
+	}
+	vars := map[string]string{"DEV": "eth0"}
+	p := plans.Plan{Steps: []plans.Step{ask("index of ${DEV}", 4, 28), step("use ${N} ${N.le32} ${N.be16}", "")}}
+	if _, err := r.Run(t.Context(), p, vars); err != nil || vars["N"] != "1472" {
+		t.Errorf("N is %q (%v)", vars["N"], err)
+	}
+	if diff := cmp.Diff([]string{"index of eth0", "use 1472 192 5 0 0 5 192"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+	p.Steps = []plans.Step{step("a", "-a"), ask("none", 1, 0)}
+	_, err := r.Run(t.Context(), p, vars)
+	if err == nil || err.Error() != "none: no such number" {
+		t.Errorf("error %v", err)
+	}
+	if f.ran[len(f.ran)-1] != "-a" {
+		t.Errorf("the last that ran is %s, want -a", f.ran[len(f.ran)-1])
+	}
+}
+
+// A failure that is known to be final is told in words, with the line that says it.
+func TestElseError(t *testing.T) {
+	f := &fake{fail: map[string]string{"load": "libbpf: load failed\n1: (85) call unknown#152\nunknown func bpf_redirect_neigh#152\nprocessed 2 insns\n"}}
+	r := newRunner(t, f)
+	s := step("load", "")
+	s.Else = []plans.Else{{When: plans.NoHelper, Error: "take another kernel"}}
+	_, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{s}}, nil)
+	if err == nil || err.Error() != "load: take another kernel (unknown func bpf_redirect_neigh#152)" {
+		t.Errorf("error %v", err)
+	}
+}
+
+// An undo is left out where its look fails, and a step is taken back only where its own says so.
+func TestLooksBeforeUndos(t *testing.T) {
+	f := &fake{fail: map[string]string{"mounted": "no"}}
+	r := newRunner(t, f)
+	filter := step("filter", "-filter")
+	filter.Key = "filter"
+	back := plans.Step{TakeBack: "filter", Unless: c("there")}
+	p := plans.Plan{Steps: []plans.Step{{Undo: c("umount"), UndoIf: c("mounted")}, filter, back, filter}}
+	if _, err := r.Run(t.Context(), p, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.fail["there"] = "no"
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{back, filter}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Undo(); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"filter", "there", "there", "-filter", "filter", "-filter", "mounted"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A journal keeps such a look over a crash.
+func TestJournalKeepsUndoIf(t *testing.T) {
+	entries, _ := parse([]byte(`{"id":1,"undo":{"argv":["umount"]},"if":{"argv":["mounted"]}}` + "\n"))
+	if len(entries) != 1 || entries[0].If.String() != "mounted" {
+		t.Errorf("%+v", entries)
+	}
+}
+
 func TestCheckNamesTheMissingProgram(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := Check(plans.Plan{Steps: []plans.Step{
