@@ -56,7 +56,9 @@ func bpfConfigs(t *testing.T) map[string]Config {
 
 func TestBPFPlans(t *testing.T) {
 	for name, c := range bpfConfigs(t) {
-		t.Run(name, func(t *testing.T) { golden(t, "plans/bpf-"+name+".txt", operations(c)) })
+		t.Run(name, func(t *testing.T) {
+			golden(t, "plans/bpf-"+name+".txt", regexp.MustCompile(`<<\d+ bytes`).ReplaceAllString(operations(c), "<<N bytes"))
+		})
 	}
 }
 
@@ -123,5 +125,24 @@ func TestSharingRefused(t *testing.T) {
 	c, err := fromTOML(t, strings.Replace(hub, "backend", "# backend", 1))
 	if err != nil || c.Undecided() || c.Tunnels[0].Backend != BPF {
 		t.Errorf("undecided %v, backend %s (%v)", c.Undecided(), c.Tunnels[0].Backend, err)
+	}
+}
+
+// Tunnels of different interfaces must be told apart by what arrives.
+func TestArrivalsRefused(t *testing.T) {
+	top := "backend = \"bpf\"\nstatic = true\nfou-dev = \"s0\"\n"
+	one := "[[tunnel]]\nfou-remote-ip = \"192.0.2.2\"\ntunl-ip = \"10.9.0.1/30\"\n"
+	for _, c := range []struct{ text, want string }{
+		{one + "[[tunnel]]\nnumber = 1\nfou-remote-ip = \"192.0.2.3\"\ntunl-ip = \"10.9.0.5/30\"\n", ""},
+		{one + "[[tunnel]]\nnumber = 1\nfou-remote-ip = \"192.0.2.2\"\ntunl-ip = \"10.9.0.5/30\"\n",
+			"tunnel 2 (ipipou1): protocol 4 from 192.0.2.2 is also for tunnel ipipou0, and the BPF data path tells tunnels by that"},
+		{one + "[[tunnel]]\nnumber = 1\nmode = \"sit\"\nfou-remote-ip = \"192.0.2.2\"\ntunl-ip = \"fd09::1/64\"\n", ""},
+		{"encap = \"fou\"\nfou-local-port = 5555\n" + one + "[[tunnel]]\nnumber = 1\nfou-local-ip = \"192.0.2.9\"\nfou-remote-ip = \"192.0.2.3\"\ntunl-ip = \"10.9.0.5/30\"\n",
+			"tunnel 2 (ipipou1): UDP port 5555 is also for tunnel ipipou0, and the BPF data path tells tunnels by that"},
+	} {
+		_, err := fromTOML(t, top+c.text)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want) {
+			t.Errorf("%s: error %v, want %s", c.text, err, c.want)
+		}
 	}
 }

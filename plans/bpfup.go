@@ -106,7 +106,7 @@ func (c Config) bpfLoad(dir string) []Step {
 			UndoIf:     cmd("mountpoint", "-q", bpfDir),
 			UndoUnless: []Command{cmd("find", bpfDir, "-mindepth", "1", "-type", "d")}, // the kernel may have files of its own there
 		},
-		{Do: cmd("mount", "-t", "bpf", "ipipou", bpfDir), Unless: cmd("mountpoint", "-q", bpfDir)},
+		{Do: cmd("mount", "-t", "bpf", "-o", "nosuid,nodev,noexec,mode=700", "ipipou", bpfDir), Unless: cmd("mountpoint", "-q", bpfDir)},
 		{Do: cmd("mkdir", dir), Undo: cmd("rm", "-rf", dir)},
 	}
 	load := []string{"bpftool", "prog", "loadall", object, dir + "/programs"}

@@ -25,6 +25,7 @@ func (c *Config) sharing() {
 // what the maps have no room for.
 func (c Config) fitting() error {
 	first, has, proves := map[string]int{}, map[string]int{}, map[string]int{}
+	arrives := map[string]Tunnel{}
 	for i, t := range c.Tunnels {
 		fault := func(format string, args ...any) error {
 			return fmt.Errorf("tunnel %d (%s): %s", i+1, t.Dev, fmt.Sprintf(format, args...))
@@ -33,6 +34,12 @@ func (c Config) fitting() error {
 			if n := len(datapath.Lengths(t.bpf.prefixes, is6)); n > datapath.MaxLengths && t.Backend == BPF && !t.sole() {
 				return fault("its peers' networks have %d different prefix lengths, and the BPF data path takes %d", n, datapath.MaxLengths)
 			}
+		}
+		for _, what := range t.arrivals() {
+			if other, taken := arrives[what]; taken && t.Dev != other.Dev {
+				return fault("%s is also for tunnel %s, and the BPF data path tells tunnels by that", what, other.Dev)
+			}
+			arrives[what] = t
 		}
 		if !t.bpf.shared {
 			continue
@@ -62,6 +69,30 @@ func (c Config) fitting() error {
 		proves[proof] = i
 	}
 	return nil
+}
+
+// arrivals are what BPF tells the tunnel's packets by.
+func (t Tunnel) arrivals() (what []string) {
+	switch {
+	case t.Backend != BPF:
+		return nil
+	case t.Encap == FOU:
+		return []string{"UDP port " + t.port()}
+	}
+	from := " from anywhere"
+	if t.hasRemote() {
+		from = " from " + t.RemoteHost
+		if t.RemoteIP.IsValid() {
+			from = " from " + t.RemoteIP.String()
+		}
+	}
+	if t.how().inner4 {
+		what = append(what, "protocol 4"+from)
+	}
+	if t.how().inner6 {
+		what = append(what, "protocol 41"+from)
+	}
+	return what
 }
 
 // shares reports whether tunnels may have one interface and port: servers that

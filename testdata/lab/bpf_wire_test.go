@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // bpfModes are the wire formats that the BPF programs know, and what they carry.
@@ -70,6 +73,53 @@ func TestBPFModes(t *testing.T) {
 			stop(t, procs...)
 			sameStates(t, "after the tunnel", w.dir, before)
 		})
+	}
+}
+
+// Most network cards get packets that are cut in pieces and have their checksums already; between two ends of a veth
+// they usually have neither.
+func TestBPFSegments(t *testing.T) {
+	for _, encap := range []string{"fou", "none"} {
+		t.Run(encap, func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t)
+			for ns, dev := range map[*NS]string{w.a: "a0", w.b: "b0"} {
+				ns.noOffload(t, dev)
+			}
+			procs := static(t, w.dir, w.ends("any4", encap, "bpf", "bpf", true, true)...)
+			w.carries(t, "ipipou0", true, true, 5_000_000)
+			stop(t, procs...)
+		})
+	}
+}
+
+// noOffload leaves to the kernel what network cards do: checksums and segments (ethtool -K tx off tso off gso off).
+func (ns *NS) noOffload(t testing.TB, dev string) {
+	t.Helper()
+	const setChecksums, setTSO, setGSO = 0x17, 0x1f, 0x24 // linux/ethtool.h
+	err := ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, what := range []uint32{setGSO, setTSO, setChecksums} {
+			value := [2]uint32{what, 0}
+			var request struct {
+				name [unix.IFNAMSIZ]byte
+				data unsafe.Pointer
+				_    [16]byte
+			}
+			copy(request.name[:], dev)
+			request.data = unsafe.Pointer(&value)
+			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
+				return errno
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("in %s: offloads of %s: %v", ns.Name, dev, err)
 	}
 }
 

@@ -470,7 +470,7 @@ up() {
 	try '' mkdir -p /run/ipipou/bpf || fail 1
 	note undo_up_4
 	quiet mountpoint -q /run/ipipou/bpf ||
-		try '' mount -t bpf ipipou /run/ipipou/bpf || fail 1
+		try '' mount -t bpf -o nosuid,nodev,noexec,mode=700 ipipou /run/ipipou/bpf || fail 1
 	try undo_up_6 mkdir /run/ipipou/bpf/office || fail 1
 	# the programs' maps, as large as they have to be
 	try '' bpftool map create /run/ipipou/bpf/office/devices type hash key 4 value 48 entries 2 name devices || fail 54

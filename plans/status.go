@@ -1,0 +1,21 @@
+package plans
+
+// What is here lets others find what a tunnel is on a host where it is up.
+
+// Kind is what ip-link(8) calls the tunnel's interface where the kernel's drivers
+// carry it.
+func (t Tunnel) Kind() string { return t.how().kind }
+
+// FilterHandle is the handle of the instance's filters as tc(8) prints it; "" if BPF
+// can't carry the tunnel.
+func (t Tunnel) FilterHandle() string { return t.bpf.handle }
+
+// Peers are the numbers by which the maps of the BPF programs know the tunnel's peers:
+// one, or one for each node.
+func (t Tunnel) Peers() []int {
+	var numbers []int
+	for i := range t.bpf.peers {
+		numbers = append(numbers, t.bpf.first+i)
+	}
+	return numbers
+}
