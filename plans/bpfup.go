@@ -131,7 +131,7 @@ func (c Config) bpfLoad(dir string) []Step {
 			Do: cmd(load...),
 			Else: []Else{{
 				When:  NoHelper,
-				Error: "the BPF of this kernel lacks a function that the data path calls: it takes Linux 5.10 or later, or a kernel with the modules ipip and fou and --backend kernel",
+				Error: "the BPF of this kernel lacks a function that the data path calls (125 is bpf_ktime_get_boot_ns, 152 bpf_redirect_neigh): it takes Linux 5.10 or later, or else the modules ipip and fou, with --backend kernel",
 			}},
 		},
 		Step{TakeBack: "object"},

@@ -3,12 +3,13 @@ package lab
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // holdStaticKeys keeps switches on that the kernel has in its own code (static keys, jump_label.c) and turns by writing
-// there: that somebody takes time stamps of packets, as ping does, has FOU, has nft rules at a hook. The emulator's
+// there: that somebody takes time stamps of packets, as ping does, has FOU, has nft rules at a hook, has filters where packets come in or go out. The emulator's
 // processors now and then go on with the old code, an int3, and the machine hangs for good. One holder for the life of
 // the machine, and nothing is turned any more. Where time counts instructions there is one processor, and no such fault.
 func holdStaticKeys() error {
@@ -31,6 +32,13 @@ func holdStaticKeys() error {
 		rules += "}\n"
 	}
 	if _, err := run(rules, "nft", "-f", "-"); err != nil {
+		return err
+	}
+	commands := []string{"qdisc add dev lo clsact"}
+	for _, way := range []string{"ingress", "egress"} {
+		commands = append(commands, "filter add dev lo "+way+" bpf bytecode '1,6 0 0 4294967295'")
+	}
+	if _, err := run(strings.Join(commands, "\n")+"\n", "tc", "-batch", "-"); err != nil {
 		return err
 	}
 	for _, family := range []string{"-4", "-6"} {

@@ -846,7 +846,7 @@ up() {
 		try "undo_object ${RUN_DIR}" unpacked dd "of=${RUN_DIR}/ipipou0.bpf.o" || fail 1
 	try '' bpftool prog loadall "${RUN_DIR}/ipipou0.bpf.o" /run/ipipou/bpf/ipipou0/programs map name devices pinned /run/ipipou/bpf/ipipou0/devices map name endpoints pinned /run/ipipou/bpf/ipipou0/endpoints map name prefixes pinned /run/ipipou/bpf/ipipou0/prefixes map name peers pinned /run/ipipou/bpf/ipipou0/peers map name seen pinned /run/ipipou/bpf/ipipou0/seen map name counters pinned /run/ipipou/bpf/ipipou0/counters || {
 		if nohelper; then
-			ERR='the BPF of this kernel lacks a function that the data path calls: it takes Linux 5.10 or later, or a kernel with the modules ipip and fou and --backend kernel'
+			ERR='the BPF of this kernel lacks a function that the data path calls (125 is bpf_ktime_get_boot_ns, 152 bpf_redirect_neigh): it takes Linux 5.10 or later, or else the modules ipip and fou, with --backend kernel'
 			fail 54
 		else
 			fail 54

@@ -484,7 +484,7 @@ up() {
 		try "undo_object ${RUN_DIR}" unpacked dd "of=${RUN_DIR}/office.bpf.o" || fail 1
 	try '' bpftool prog loadall "${RUN_DIR}/office.bpf.o" /run/ipipou/bpf/office/programs map name devices pinned /run/ipipou/bpf/office/devices map name endpoints pinned /run/ipipou/bpf/office/endpoints map name prefixes pinned /run/ipipou/bpf/office/prefixes map name peers pinned /run/ipipou/bpf/office/peers map name seen pinned /run/ipipou/bpf/office/seen map name counters pinned /run/ipipou/bpf/office/counters || {
 		if nohelper; then
-			ERR='the BPF of this kernel lacks a function that the data path calls: it takes Linux 5.10 or later, or a kernel with the modules ipip and fou and --backend kernel'
+			ERR='the BPF of this kernel lacks a function that the data path calls (125 is bpf_ktime_get_boot_ns, 152 bpf_redirect_neigh): it takes Linux 5.10 or later, or else the modules ipip and fou, with --backend kernel'
 			fail 54
 		else
 			fail 54
