@@ -1,24 +1,26 @@
 # On a fresh Debian machine, as root:
-#   make test    everything that is tested, the virtual machine's tests too
-#   make demo    a server, a NAT and two clients, shown step by step
+#   make test         everything that is tested, the virtual machine's tests too
+#   make demo         a server, a NAT and two clients, shown step by step: on this
+#                     kernel, in namespaces, by BPF
+#   make demo-kernel  the same in the virtual machine, by the kernel's FOU
 # and
-#   make         the program
-#   make bench   the cost of the gate, in counted instructions
-#   make fuzz    each fuzz target for FUZZTIME (60s)
+#   make              the program
+#   make bench        the cost of the gate, in counted instructions
+#   make fuzz         each fuzz target for FUZZTIME (60s)
 
 export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # An older Go fetches the one that go.mod asks for.
 export GOTOOLCHAIN := auto
 
-PACKAGES := . ./authd ./datapath ./instance ./plans ./runner
-LAB := ./testdata/lab ./testdata/lab/labrun ./testdata/lab/demo
+PACKAGES := . ./authd ./datapath ./instance ./plans ./runner ./testdata/lab/demo
+LAB := ./testdata/lab ./testdata/lab/labrun
 FUZZTIME := 60s
 
 ipipou: FORCE
 	@.ci/setup build
 	CGO_ENABLED=0 go build -o ipipou .
 
-test: check unit lab
+test: check unit demo lab
 
 setup:
 	@.ci/setup
@@ -36,7 +38,14 @@ unit: setup
 # What needs no drivers of the kernel's own runs on this one; then all in the
 # virtual machine.
 lab: setup host
-	CI=true go test -count=1 -timeout 19m ./testdata/lab
+	CI=true go test -count=1 -timeout 19m -skip '^TestBPF' ./testdata/lab
+
+# The BPF data path on other kernels; some minutes each.
+KERNELS := 5.10 6.1 6.12
+kernels: setup
+	for k in $(KERNELS); do \
+	  IPIPOU_LAB_KERNEL=$$k CI=true go test -count=1 -timeout 19m -run '^TestBPF' ./testdata/lab || exit 1; \
+	done
 
 host: setup
 	CI=true IPIPOU_LAB_HOST=1 go test -count=1 -timeout 5m -run '^TestBPF' ./testdata/lab
@@ -47,6 +56,9 @@ bpf: setup
 
 demo: setup
 	go run ./testdata/lab/demo
+
+demo-kernel: setup
+	go run ./testdata/lab/demo -kernel
 
 bench: setup
 	IPIPOU_LAB_ICOUNT=1 go test -count=1 -timeout 60m -run '^$$' -bench Gate ./testdata/lab
@@ -59,4 +71,4 @@ fuzz: setup
 	done
 
 FORCE:
-.PHONY: test setup check unit lab host bpf demo bench fuzz FORCE
+.PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench fuzz FORCE

@@ -125,6 +125,9 @@ func (p *Proc) Signal(t T, sig os.Signal) {
 	}
 }
 
+// Pid is the process's. Entering a namespace has not changed it.
+func (p *Proc) Pid() int { return p.cmd.Process.Pid }
+
 // Wait waits for the process to end and returns its exit code, -1 if a signal killed it.
 func (p *Proc) Wait(t T, timeout time.Duration) int {
 	t.Helper()
