@@ -71,6 +71,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
+	if line.status {
+		if err := instance.Status(config, stdout); err != nil {
+			return fail(stderr, err, plans.ExitGeneral)
+		}
+		return 0
+	}
 	in := &instance.Instance{Config: config, Log: log}
 	if config.Verbosity > 0 {
 		in.Echo = func(c plans.Command) { fmt.Fprintf(stderr, "[#] %s\n", c) }
@@ -178,14 +184,19 @@ type line struct {
 	Version     bool     `name:"version" help:"Print the version and exit."`
 
 	settings plans.Settings
+	status   bool
 }
 
-const description = "IP tunnels that the kernel carries: authenticated, over UDP, across NAT and roaming; or static, in all of Linux's modes."
+const description = "IP tunnels that the kernel carries: authenticated, over UDP, across NAT and roaming; or static, in all of Linux's modes. " +
+	"`ipipou status`, with an instance's flags, shows its tunnels and what they counted."
 
-// parse reads the command line. done means that all there was to do is done
-// (--help, --version).
+// parse reads the command line: flags, with `status` before them or without. done
+// means that all there was to do is done (--help, --version).
 func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
 	l = &line{settings: plans.Settings{}}
+	if len(args) > 0 && args[0] == "status" {
+		l.status, args = true, args[1:]
+	}
 	options := optionStruct()
 	exited := false
 	parser, err := kong.New(l, kong.Name("ipipou"), kong.Description(description),
@@ -204,6 +215,9 @@ func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
 	if l.Version {
 		fmt.Fprintln(stdout, version())
 		return nil, true, nil
+	}
+	if l.status && (l.PrintOnly || l.AuthKeygen) {
+		return nil, false, errors.New("status: takes neither --print-only nor --auth-keygen")
 	}
 	if l.Verbose > 0 {
 		l.settings["v"] = plans.Setting{Value: l.Verbose, Where: "-v"}

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"ipipou/datapath"
 	"ipipou/plans"
 )
 
@@ -39,6 +42,7 @@ func TestCLI(t *testing.T) {
 			}
 			env.Setenv("PATH", env.WorkDir+"/bin:"+env.Getenv("PATH"))
 			env.Setenv("CALLS", env.WorkDir+"/calls")
+			env.Setenv("ANSWERS", env.WorkDir+"/answers")
 			env.Setenv("IPIPOU_RUN_DIR", env.WorkDir+"/run")
 			env.Setenv("STATE_DIRECTORY", env.WorkDir+"/state")
 			return os.Chmod(env.WorkDir, 0o755)
@@ -52,7 +56,7 @@ func TestCLI(t *testing.T) {
 			}
 			return os.Getuid() == 0, nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "counters": counters},
 	})
 }
 
@@ -70,6 +74,36 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("no line like %s in %s:\n%s", args[1], args[0], data)
+}
+
+// counters FILE NUMBER[,NAME=N]... writes what bpftool prints of a map of counters, for
+// two processors that have done half each.
+func counters(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: counters FILE NUMBER[,NAME=N]...")
+	}
+	octets := func(b []byte) string { return `["0x` + strings.ReplaceAll(fmt.Sprintf("% x", b), " ", `","0x`) + `"]` }
+	var entries []string
+	for _, arg := range args[1:] {
+		words := strings.Split(arg, ",")
+		key, err := strconv.ParseUint(words[0], 10, 32)
+		ts.Check(err)
+		var halves [2][]byte
+		for _, name := range datapath.Counters {
+			n := uint64(0)
+			for _, w := range words[1:] {
+				if text, ok := strings.CutPrefix(w, name+"="); ok {
+					n, err = strconv.ParseUint(text, 10, 64)
+					ts.Check(err)
+				}
+			}
+			halves[0] = binary.LittleEndian.AppendUint64(halves[0], n/2)
+			halves[1] = binary.LittleEndian.AppendUint64(halves[1], n-n/2)
+		}
+		entries = append(entries, fmt.Sprintf(`{"key":%s,"values":[{"cpu":0,"value":%s},{"cpu":1,"value":%s}]}`,
+			octets(binary.LittleEndian.AppendUint32(nil, uint32(key))), octets(halves[0]), octets(halves[1])))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte("["+strings.Join(entries, ",")+"]\n"), 0o644))
 }
 
 // Every configuration in the README is valid, and every command a command.

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -26,34 +27,27 @@ type Count []uint64
 // Decode reads a State from what `bpftool -j map dump` prints of three maps.
 func Decode(devices, peers, counters []byte) (State, error) {
 	s := State{Local: map[int]netip.AddrPort{}, Peers: map[int]netip.AddrPort{}, Counts: map[int]Count{}}
-	err := each("devices", devices, func(index int, values [][]byte) {
-		s.Local[index] = endpoint(values[0][8:14])
-	})
-	if err != nil {
-		return State{}, err
-	}
-	err = each("peers", peers, func(number int, values [][]byte) {
-		s.Peers[number] = netip.AddrPort{}
-		if at := endpoint(values[0][:6]); !at.Addr().IsUnspecified() {
-			s.Peers[number] = at
-		}
-	})
-	if err != nil {
-		return State{}, err
-	}
-	err = each("counters", counters, func(number int, values [][]byte) {
-		sum := make(Count, len(Counters))
-		for _, v := range values {
-			for i := range sum {
-				sum[i] += binary.LittleEndian.Uint64(v[8*i:])
+	err := cmp.Or(
+		each("devices", devices, func(index int, values [][]byte) {
+			s.Local[index] = endpoint(values[0][8:14])
+		}),
+		each("peers", peers, func(number int, values [][]byte) {
+			s.Peers[number] = netip.AddrPort{}
+			if at := endpoint(values[0][:6]); !at.Addr().IsUnspecified() {
+				s.Peers[number] = at
 			}
-		}
-		s.Counts[number] = sum
-	})
-	if err != nil {
-		return State{}, err
-	}
-	return s, nil
+		}),
+		each("counters", counters, func(number int, values [][]byte) {
+			sum := make(Count, len(Counters))
+			for _, v := range values {
+				for i := range sum {
+					sum[i] += binary.LittleEndian.Uint64(v[8*i:])
+				}
+			}
+			s.Counts[number] = sum
+		}),
+	)
+	return s, err
 }
 
 // endpoint is an IPv4 address and a port, both in network order.
@@ -66,8 +60,8 @@ func endpoint(b []byte) netip.AddrPort {
 // of Maps: what another version's programs count would be given wrong names.
 func each(name string, dump []byte, f func(key int, values [][]byte)) error {
 	var entries []struct {
-		Key, Value octetsOf
-		Values     []struct{ Value octetsOf }
+		Key, Value hexBytes
+		Values     []struct{ Value hexBytes }
 	}
 	if err := json.Unmarshal(dump, &entries); err != nil {
 		return fmt.Errorf("the dump of the map %s can't be read: %w", name, err)
@@ -102,11 +96,11 @@ func each(name string, dump []byte, f func(key int, values [][]byte)) error {
 	return nil
 }
 
-// octetsOf are bytes as bpftool prints those that no BTF describes: ["0x0a","0x00"].
+// hexBytes are bytes as bpftool prints those that no BTF describes: ["0x0a","0x00"].
 // In place of a value that is gone there is an object, with the error.
-type octetsOf []byte
+type hexBytes []byte
 
-func (o *octetsOf) UnmarshalJSON(text []byte) error {
+func (h *hexBytes) UnmarshalJSON(text []byte) error {
 	if text[0] == '{' {
 		return nil
 	}
@@ -114,13 +108,13 @@ func (o *octetsOf) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &words); err != nil {
 		return err
 	}
-	*o = make([]byte, len(words))
+	*h = make([]byte, len(words))
 	for i, w := range words {
 		n, err := strconv.ParseUint(strings.TrimPrefix(w, "0x"), 16, 8)
 		if err != nil {
 			return fmt.Errorf("%q is not a byte", w)
 		}
-		(*o)[i] = byte(n)
+		(*h)[i] = byte(n)
 	}
 	return nil
 }

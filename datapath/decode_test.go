@@ -145,10 +145,15 @@ func TestDecodeRefused(t *testing.T) {
 // its counters, every address is IPv4.
 func FuzzDecode(f *testing.F) {
 	devices, peers, counters := example(f)
-	f.Add(devices, peers, counters)
-	f.Add([]byte(`[{"key":["0x04","0x00","0x00","0x00"],"value":{"error":"gone"}}]`), []byte(`[{"key":[],"values":[{}]}]`), []byte(`null`))
-	f.Fuzz(func(t *testing.T, devices, peers, counters []byte) {
-		s, err := Decode(devices, peers, counters)
+	for i, text := range [][]byte{devices, peers, counters} {
+		f.Add(byte(i), text)
+	}
+	f.Add(byte(0), []byte(`[{"key":["0x04","0x00","0x00","0x00"],"value":{"error":"gone"}}]`))
+	f.Add(byte(2), []byte(`[{"key":[],"values":[{}]},null]`))
+	f.Fuzz(func(t *testing.T, which byte, text []byte) {
+		dumps := [][]byte{[]byte("[]"), []byte("[]"), []byte("[]")}
+		dumps[which%3] = text
+		s, err := Decode(dumps[0], dumps[1], dumps[2])
 		if err != nil {
 			if text := err.Error(); text == "" || strings.Contains(text, "\n") {
 				t.Errorf("error %q", text)

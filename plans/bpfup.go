@@ -135,6 +135,10 @@ func (c Config) bpfLoad(dir string) []Step {
 			}},
 		},
 		Step{TakeBack: "object"},
+		Step{
+			Comment: "bpftool's batches fail at boot as long as there is no randomness, which they don't need",
+			Do:      cmd("dd", "if=/dev/random", "of=/dev/null", "bs=1", "count=1"),
+		},
 	)
 	for _, id := range [][2]string{{devicesMap, "devices"}, {endpointsMap, "endpoints"}, {peersMap, "peers"}, {countersMap, "counters"}} {
 		steps = append(steps, Step{Ask: Var{

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Stands in for ip, nft, modprobe and sysctl: notes the call, and fails with $FAIL_SAYS
-# where the call begins with $FAIL.
+# Stands in for ip, nft, modprobe and sysctl: notes the call, prints the file of that
+# name in answers/ if there is one, and fails with $FAIL_SAYS where the call begins with
+# $FAIL.
 call="${0##*/} $*"
 [ "$call" != "nft -f -" ] || call="$call $(cat | tr '\n' ' ')"
 printf '%s\n' "$call" >>"$CALLS"
@@ -10,7 +11,9 @@ case $call in
 "ip -o link show dev lo"*) echo '1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536' ;;
 "ip -4 -o address show dev"*) echo 'Device "x" does not exist.' >&2; exit 1 ;;
 "ip link show dev"*) [ -n "$PRESENT" ] || exit 1 ;;
+"ip -d -s -j link show dev"*) [ -e "$ANSWERS/$call" ] || { echo 'Device "x" does not exist.' >&2; exit 1; } ;;
 esac
+[ ! -e "$ANSWERS/$call" ] || cat "$ANSWERS/$call"
 if [ -n "$FAIL" ]; then
 	case $call in
 	"$FAIL"*)

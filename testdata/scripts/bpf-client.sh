@@ -853,6 +853,8 @@ up() {
 		fi
 	}
 	take_back undo_object || fail 1
+	# bpftool's batches fail at boot as long as there is no randomness, which they don't need
+	try '' dd if=/dev/random of=/dev/null bs=1 count=1 || fail 1
 	DEVICES_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/ipipou0/devices)
 	[ -n "$DEVICES_MAP" ] || {
 		STEP='bpftool map show pinned /run/ipipou/bpf/ipipou0/devices' ERR='bpftool does not show the map devices'
@@ -874,7 +876,7 @@ up() {
 		fail 54
 	}
 	# ipipou0: a TUN device, whose packets the program takes; no process reads it
-	try undo_up_20 ip tuntap add dev ipipou0 mode tun || fail 52
+	try undo_up_21 ip tuntap add dev ipipou0 mode tun || fail 52
 	TUN_INDEX=$(number 1 0 ip -o link show dev ipipou0)
 	[ -n "$TUN_INDEX" ] || {
 		STEP='ip -o link show dev ipipou0' ERR='ipipou0 has no index'
@@ -960,7 +962,7 @@ undo_ingress_0() {
 undo_object() {
 	run rm -f "${1}/ipipou0.bpf.o"
 }
-undo_up_20() {
+undo_up_21() {
 	run ip link del dev ipipou0
 }
 undo_up_4() {
