@@ -11,7 +11,7 @@
  *
  * The wire is that of the kernel's drivers: IPv4 or IPv6 in UDP (FOU, net/ipv4/fou_core.c)
  * or in IPv4 itself (ipip, RFC 2003; sit, RFC 4213). Maps are filled by bpftool; their
- * layout is datapath/layout.go's too. Numbers are in host order unless they are __be.
+ * layout is datapath.go's too. Numbers are in host order unless they are __be.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -97,7 +97,7 @@ struct peer {
 	__u32 lifetime; /* s that it may be silent; 0: any time */
 };
 
-/* Drops have a reason each; datapath/layout.go names them. */
+/* Drops have a reason each; datapath.go names them. */
 enum counter {
 	RX_PACKETS, RX_BYTES, TX_PACKETS, TX_BYTES,
 	STRANGER,  /* data from an address that is not the peer's */
@@ -260,9 +260,33 @@ static __always_inline int may_complain(void)
 }
 
 /*
- * Turns the packet into an ICMP error for its sender, which comes in by the tunnel
- * as if its destination had sent it: our own address would be a martian source.
- * It quotes up to QUOTE bytes, as much as a checksum that is still to be done wants.
+ * Makes the packet an error, which quotes n bytes of it. A checksum that is still to
+ * be done (CHECKSUM_PARTIAL) is forgotten with that: a device would do it within the
+ * quote, which the error's own covers. The kernel forgets it when its place is cut
+ * off; twice, for some kernels look before they cut.
+ */
+static __always_inline int turn(struct __sk_buff *skb, const void *error, __u32 size, const void *quote, __u32 n)
+{
+	const int cut = 64, more = QUOTE - 64 - sizeof(struct ipv6hdr); /* an IP header must stay */
+
+	if (bpf_skb_change_tail(skb, QUOTE, 0))
+		return TC_ACT_SHOT;
+	if (bpf_skb_adjust_room(skb, -cut, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return TC_ACT_SHOT;
+	if (bpf_skb_adjust_room(skb, -more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return TC_ACT_SHOT;
+	if (bpf_skb_adjust_room(skb, cut + more + size, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return TC_ACT_SHOT;
+	if (bpf_skb_store_bytes(skb, 0, error, size, 0) || bpf_skb_store_bytes(skb, size, quote, QUOTE, 0))
+		return TC_ACT_SHOT;
+	if (bpf_skb_change_tail(skb, size + n, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+/*
+ * An ICMP error for the packet's sender comes in by the tunnel as if the destination
+ * had sent it: our own address would be a martian source. It quotes up to QUOTE bytes.
  */
 static __noinline int complain4(struct __sk_buff *skb, __u32 mtu)
 {
@@ -273,7 +297,7 @@ static __noinline int complain4(struct __sk_buff *skb, __u32 mtu)
 
 	if (n > QUOTE)
 		n = QUOTE;
-	if (n < sizeof(*ip) + 8)
+	if (n < sizeof(*ip))
 		return TC_ACT_SHOT;
 	if (bpf_skb_load_bytes(skb, 0, quote, n))
 		return TC_ACT_SHOT;
@@ -311,13 +335,7 @@ static __noinline int complain4(struct __sk_buff *skb, __u32 mtu)
 		e.icmp.mtu = bpf_htons(mtu);
 	}
 	e.icmp.checksum = fold(bpf_csum_diff(0, 0, (void *)quote, QUOTE, bpf_csum_diff(0, 0, (void *)&e.icmp, sizeof(e.icmp), 0)));
-	if (skb->len > n && bpf_skb_change_tail(skb, n, 0))
-		return TC_ACT_SHOT;
-	if (bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return TC_ACT_SHOT;
-	if (bpf_skb_store_bytes(skb, 0, &e, sizeof(e), 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	return turn(skb, &e, sizeof(e), quote, n);
 }
 
 static __noinline int complain6(struct __sk_buff *skb, __u32 mtu)
@@ -364,13 +382,7 @@ static __noinline int complain6(struct __sk_buff *skb, __u32 mtu)
 	sum = bpf_csum_diff(0, 0, (void *)&e.ip.saddr, 32, sum);
 	sum = bpf_csum_diff(0, 0, (void *)&e.icmp, sizeof(e.icmp), sum);
 	e.icmp.checksum = fold(bpf_csum_diff(0, 0, (void *)quote, QUOTE, sum));
-	if (skb->len > n && bpf_skb_change_tail(skb, n, 0))
-		return TC_ACT_SHOT;
-	if (bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return TC_ACT_SHOT;
-	if (bpf_skb_store_bytes(skb, 0, &e, sizeof(e), 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	return turn(skb, &e, sizeof(e), quote, n);
 }
 
 /*
@@ -564,7 +576,8 @@ static __noinline int congestion(struct __sk_buff *skb, __u32 at, __u8 to)
 
 	if (bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), bpf_htons(b[1]), bpf_htons(new), 2))
 		return -1;
-	return bpf_skb_store_bytes(skb, at + 1, &new, 1, BPF_F_RECOMPUTE_CSUM);
+	/* What the two change in a sum over the packet is nothing: it stays as it is. */
+	return bpf_skb_store_bytes(skb, at + 1, &new, 1, 0);
 }
 
 /*
@@ -585,9 +598,33 @@ static __always_inline int strip(struct __sk_buff *skb, int room, int is6)
 	return bpf_skb_adjust_room(skb, -room - 20, BPF_ADJ_ROOM_MAC, flags);
 }
 
+/*
+ * Whether the packet begins with its IP header, on a device without a link layer: then
+ * there are as many bytes behind the beginning of that as there are in all.
+ */
+static __noinline int bare(struct __sk_buff *skb)
+{
+	__u64 n = (void *)(long)skb->data_end - (void *)(long)skb->data;
+	__u8 b;
+
+	asm volatile("" : "+r"(n)); /* or the compiler does with pointers what the kernel forbids */
+	return !bpf_skb_load_bytes_relative(skb, n - 1, &b, 1, BPF_HDR_START_NET);
+}
+
+/* The checksum of an outer header with options, 0 if it is right. */
+static __noinline int checksum(struct __sk_buff *skb, __u32 at, __u32 size)
+{
+	char h[60] = {};
+
+	if (size < sizeof(struct iphdr) || size > sizeof(h) || bpf_skb_load_bytes(skb, at, h, size))
+		return -1;
+	return fold(bpf_csum_diff(0, 0, (void *)h, size, 0));
+}
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
+	const __u32 most = ETH_HLEN + 60 + sizeof(struct udphdr) + sizeof(struct ipv6hdr);
 	__u32 l2 = ETH_HLEN, room, payload, id, segments = 1, index;
 	struct endpoint key = {};
 	__be16 source = 0;
@@ -597,25 +634,23 @@ int ingress(struct __sk_buff *skb)
 	struct iphdr *ip;
 	void *data, *end;
 	__u8 outer_ecn, inner_ecn, new_ecn, *byte;
-	int is6;
+	int is6, exact;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (data + ETH_HLEN + sizeof(struct outer) + sizeof(struct ipv6hdr) > end) {
-		__u32 most = ETH_HLEN + sizeof(struct outer) + sizeof(struct ipv6hdr);
-
+	if (data + most > end) {
 		if (end - data < skb->len)
 			bpf_skb_pull_data(skb, skb->len < most ? skb->len : most);
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
-	/* A device without a link layer: no Ethernet address of a host begins like this, it would be a group's. */
+	/* No Ethernet address of a host is odd, that would be a group's: it is an IP header, most often 0x45. */
 	byte = data;
 	if ((void *)(byte + 1) > end)
 		return TC_ACT_UNSPEC;
-	if (*byte == 0x45)
+	if (*byte & 1 || (*byte >> 4 == 4 && bare(skb)))
 		l2 = 0;
 	ip = data + l2;
 	if ((void *)(ip + 1) > end || ip->version != 4)
@@ -656,13 +691,18 @@ int ingress(struct __sk_buff *skb)
 	} else {
 		return TC_ACT_UNSPEC;
 	}
+	/* The kernel's IP drops what is not right, and counts it. */
+	if (ip->ihl == 5 ? ip_checksum(ip) : checksum(skb, l2, ip->ihl * 4))
+		return TC_ACT_UNSPEC;
 	if (ip->frag_off & bpf_htons(IP_FRAGMENT))
 		return drop(0, FRAGMENT);
 	outer_ecn = ip->tos & ECN;
 	if (skb->gso_size)
 		payload = skb->len - l2 - room; /* each part will have its own lengths */
-	else if (payload + room + l2 > skb->len)
+	else if (bpf_ntohs(ip->tot_len) + l2 > skb->len)
 		return divert(skb, 0, NO_DATA);
+	/* In UDP, what is longer than it says may be an authentication. Parts of one packet are all of it; UDP's GRO puts several together. */
+	exact = key.port || skb->gso_size;
 
 	byte = (void *)ip + room;
 	if ((void *)(byte + sizeof(struct iphdr)) > end)
@@ -675,7 +715,7 @@ int ingress(struct __sk_buff *skb)
 		if ((void *)(inner + 1) > end || !(d->inner & 2) || key.proto == IPPROTO_IPIP)
 			return divert(skb, 0, NO_DATA);
 		length = bpf_ntohs(inner->payload_len) + sizeof(*inner);
-		if (length > payload || (source && length != payload && !skb->gso_size))
+		if (length > payload || (exact && length != payload))
 			return divert(skb, 0, NO_DATA);
 		id = d->sole ?: peer_of(d, 6, inner->saddr.s6_addr32);
 		inner_ecn = bpf_ntohs(*(__be16 *)inner) >> 4 & ECN;
@@ -685,7 +725,7 @@ int ingress(struct __sk_buff *skb)
 
 		if (inner->version != 4 || inner->ihl < 5 || !(d->inner & 1) || key.proto == IPPROTO_IPV6)
 			return divert(skb, 0, NO_DATA);
-		if (length > payload || length < inner->ihl * 4 || (source && length != payload && !skb->gso_size))
+		if (length > payload || length < inner->ihl * 4 || (exact && length != payload))
 			return divert(skb, 0, NO_DATA);
 		id = d->sole ?: peer_of(d, 4, &inner->saddr);
 		inner_ecn = inner->tos & ECN;
@@ -712,6 +752,9 @@ int ingress(struct __sk_buff *skb)
 	if (inner_ecn == 3)
 		new_ecn = 3;
 	if (new_ecn != inner_ecn && congestion(skb, l2 + room, new_ecn))
+		return drop(id, FAILED);
+	/* Padding of a short frame, and what else is none of the packet. */
+	if (l2 + room + payload < skb->len && bpf_skb_change_tail(skb, l2 + room + payload, 0))
 		return drop(id, FAILED);
 	if (strip(skb, room, is6))
 		return drop(id, FAILED);
