@@ -505,7 +505,12 @@ int egress(struct __sk_buff *skb)
 		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 	index = d->outer;
 
-	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags))
+	/*
+	 * Of a packet that is another tunnel's already (vxlan, ipip) the kernel has one inner
+	 * header in mind, and no place for a second. It needs none to send it in one piece.
+	 */
+	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags) &&
+	    (is6 || skb->gso_size || bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)))
 		return drop(id, FAILED);
 	if (d->port ? bpf_skb_store_bytes(skb, 0, &h, sizeof(h), 0) : bpf_skb_store_bytes(skb, 0, &h.ip, sizeof(h.ip), 0))
 		return drop(id, FAILED);
