@@ -5,7 +5,9 @@
 #   make demo-kernel  the same in the virtual machine, by the kernel's FOU
 # and
 #   make              the program
-#   make bench        the cost of the gate, in counted instructions
+#   make kernels      the BPF data path's tests on KERNELS (5.10 6.1 6.12)
+#   make bench        the cost of the gate and of BPF, in counted instructions
+#   make bench-host   BPF on this kernel beside wireguard-go, and with many peers
 #   make fuzz         each fuzz target for FUZZTIME (60s)
 
 export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
@@ -61,7 +63,11 @@ demo-kernel: setup
 	go run ./testdata/lab/demo -kernel
 
 bench: setup
-	IPIPOU_LAB_ICOUNT=1 go test -count=1 -timeout 60m -run '^$$' -bench Gate ./testdata/lab
+	IPIPOU_LAB_ICOUNT=1 go test -count=1 -timeout 60m -run '^$$' -bench 'Gate|Backends' ./testdata/lab
+
+# Wants a machine that does nothing else.
+bench-host: setup
+	IPIPOU_LAB_HOST=1 go test -count=1 -timeout 60m -run '^$$' -bench 'Host|Peers' ./testdata/lab
 
 fuzz: setup
 	for p in $(PACKAGES); do \
@@ -71,4 +77,4 @@ fuzz: setup
 	done
 
 FORCE:
-.PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench fuzz FORCE
+.PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench bench-host fuzz FORCE

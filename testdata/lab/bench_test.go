@@ -67,16 +67,25 @@ func (w benchWire) bare(t testing.TB) {
 	}
 }
 
-// ours runs the program at both ends.
-func (w benchWire) ours(t testing.TB, more ...string) {
+// plain gives the cable's own ends the addresses that a tunnel would have.
+func (w benchWire) plain(t testing.TB) {
+	t.Helper()
+	w.srv.batch(t, "address add 172.28.0.0 peer 172.28.0.1 dev s0",
+		"neigh replace 172.28.0.1 lladdr 02:00:00:00:02:01 dev s0 nud permanent")
+	w.cli.batch(t, "address add 172.28.0.1 peer 172.28.0.0 dev c0",
+		"neigh replace 172.28.0.0 lladdr 02:00:00:00:01:01 dev c0 nud permanent")
+}
+
+// ours runs the program at both ends, with a backend; more is for the server.
+func (w benchWire) ours(t testing.TB, backend string, more ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	serverPrivate, serverPublic := keygen(t)
 	clientPrivate, clientPublic := keygen(t)
-	server := startIPIPOU(t, dir, w.srv, append([]string{"-s", "--fou-dev", "s0", "--reply-on-auth-ok", "-vv",
+	server := startIPIPOU(t, dir, w.srv, append([]string{"-s", "--backend", backend, "--fou-dev", "s0", "--reply-on-auth-ok", "-vv",
 		"--auth-key-b64", serverPrivate, "--auth-remote-pubkey-b64", clientPublic}, more...)...)
 	server.WaitLog(t, `waiting for an authentication`, commandTimeout)
-	client := startIPIPOU(t, dir, w.cli, "-c", "--fou-dev", "c0", "--reply-on-auth-ok", "-vv", "-r", SrvAddr+":10000",
+	client := startIPIPOU(t, dir, w.cli, "-c", "--backend", backend, "--fou-dev", "c0", "--reply-on-auth-ok", "-vv", "-r", SrvAddr+":10000",
 		"--tunl-ip", "172.28.0.1", "--auth-key-b64", clientPrivate, "--auth-remote-pubkey-b64", serverPublic)
 	client.WaitLog(t, `up, .* replies`, commandTimeout)
 }
@@ -88,8 +97,8 @@ func (w benchWire) track(t testing.TB) {
 		"nft", "-f", "-")
 }
 
-// wireguard makes a tunnel of the kernel's WireGuard.
-func (w benchWire) wireguard(t testing.TB) {
+// wireguard makes a tunnel of interfaces that add makes, which is given their namespaces and names.
+func (w benchWire) wireguard(t testing.TB, add func(ns *NS, dev string)) {
 	t.Helper()
 	dir := t.TempDir()
 	keys := [2]string{filepath.Join(dir, "server"), filepath.Join(dir, "client")}
@@ -102,11 +111,11 @@ func (w benchWire) wireguard(t testing.TB) {
 		public[i] = strings.TrimSpace(w.srv.RunInput(t, private, "wg", "pubkey"))
 	}
 	for i, ns := range []*NS{w.srv, w.cli} {
-		endpoint := []string{w.seenAs, SrvAddr}[i] + ":10000"
-		ns.batch(t, "link add ipipou0 type wireguard")
-		ns.Run(t, "wg", "set", "ipipou0", "listen-port", "10000", "private-key", keys[i],
-			"peer", public[1-i], "allowed-ips", "0.0.0.0/0", "endpoint", endpoint)
-		ns.batch(t, fmt.Sprintf("address add 172.28.0.%d peer 172.28.0.%d dev ipipou0", i, 1-i), "link set ipipou0 up")
+		dev := fmt.Sprintf("ipipou-wg%d", i)
+		add(ns, dev)
+		ns.Run(t, "wg", "set", dev, "listen-port", "10000", "private-key", keys[i],
+			"peer", public[1-i], "allowed-ips", "0.0.0.0/0", "endpoint", []string{w.seenAs, SrvAddr}[i]+":10000")
+		ns.batch(t, fmt.Sprintf("address add 172.28.0.%d peer 172.28.0.%d dev %s", i, 1-i, dev), "link set "+dev+" up")
 	}
 }
 
@@ -120,31 +129,42 @@ type gateVariant struct {
 // tracking come after those that must find a host that does not have it.
 var gateVariants = []gateVariant{
 	{"kernel FOU by hand, open to all", 1, func(t testing.TB, w benchWire) { w.bare(t) }},
-	{"ipipou", 1, func(t testing.TB, w benchWire) { w.ours(t) }},
-	{"ipipou, alternate address", 1, func(t testing.TB, w benchWire) { w.ours(t, "--force-fou-local-ip-alt") }},
+	{"ipipou", 1, func(t testing.TB, w benchWire) { w.ours(t, "kernel") }},
+	{"ipipou, alternate address", 1, func(t testing.TB, w benchWire) { w.ours(t, "kernel", "--force-fou-local-ip-alt") }},
 	{"kernel FOU by hand, connection tracking", 1, func(t testing.TB, w benchWire) { w.bare(t); w.track(t) }},
-	{"ipipou, connection tracking", 1, func(t testing.TB, w benchWire) { w.track(t); w.ours(t) }},
-	{"kernel WireGuard", 10, func(t testing.TB, w benchWire) { w.wireguard(t) }},
+	{"ipipou, connection tracking", 1, func(t testing.TB, w benchWire) { w.track(t); w.ours(t, "kernel") }},
+	{"kernel WireGuard", 10, func(t testing.TB, w benchWire) {
+		w.wireguard(t, func(ns *NS, dev string) { ns.batch(t, "link add "+dev+" type wireguard") })
+	}},
+}
+
+// backendVariants have the same at both ends.
+var backendVariants = []gateVariant{
+	{"kernel FOU by hand, open to all", 1, func(t testing.TB, w benchWire) { w.bare(t) }},
+	{"ipipou, backend kernel", 1, func(t testing.TB, w benchWire) { w.ours(t, "kernel") }},
+	{"ipipou, backend bpf", 1, func(t testing.TB, w benchWire) { w.ours(t, "bpf") }},
+	{"no tunnel", 1, func(t testing.TB, w benchWire) { w.plain(t) }},
 }
 
 // A gateMeasure is a column of the table.
 type gateMeasure struct {
 	name   string
+	digits int // of the figure, behind the point
 	amount int
 	rate   func(b testing.TB, w benchWire, n int) float64
 }
 
 var gateMeasures = []gateMeasure{
-	{"TCP in, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
+	{"TCP in, Mbit/s", 0, 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
 		return mbits(n, BulkTCP(b, w.cli, w.srv, "172.28.0.0", int64(n)))
 	}},
-	{"TCP out, Mbit/s", 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
+	{"TCP out, Mbit/s", 0, 100_000_000, func(b testing.TB, w benchWire, n int) float64 {
 		return mbits(n, BulkTCP(b, w.srv, w.cli, "172.28.0.1", int64(n)))
 	}},
-	{"64-byte UDP in, kpps", 10_000, func(b testing.TB, w benchWire, n int) float64 {
+	{"64-byte UDP in, kpps", 1, 10_000, func(b testing.TB, w benchWire, n int) float64 {
 		return float64(n) / 1e3 / BulkUDP(b, w.cli, w.srv, "172.28.0.0", n, 64).Seconds()
 	}},
-	{"64-byte UDP out, kpps", 10_000, func(b testing.TB, w benchWire, n int) float64 {
+	{"64-byte UDP out, kpps", 1, 10_000, func(b testing.TB, w benchWire, n int) float64 {
 		return float64(n) / 1e3 / BulkUDP(b, w.srv, w.cli, "172.28.0.1", n, 64).Seconds()
 	}},
 }
@@ -157,24 +177,21 @@ func mbits(bytes int, d time.Duration) float64 { return float64(bytes) * 8 / 1e6
 // the same to half a percent. All variants stand side by side and are measured in turn, a round each; ratios are within
 // a round, and what is printed are medians. IPIPOU_LAB_ROUNDS is the number of rounds; the first, in which caches fill
 // and TCP learns, is not counted.
-func BenchmarkGate(b *testing.B) {
-	rounds := 5
-	if text := os.Getenv("IPIPOU_LAB_ROUNDS"); text != "" {
-		if _, err := fmt.Sscan(text, &rounds); err != nil {
-			b.Fatalf("IPIPOU_LAB_ROUNDS: %v", err)
-		}
-	}
-	benchGate(b, newBenchNAT, gateVariants, rounds)
-}
+func BenchmarkGate(b *testing.B) { benchGate(b, newBenchNAT, gateVariants, gateMeasures) }
 
 // BenchmarkCable is the same with the client at the other end of a cable, no router and no bridge: all of what the
 // server costs, and nothing else to hide it.
-func BenchmarkCable(b *testing.B) { benchGate(b, newBenchWire, gateVariants, 5) }
+func BenchmarkCable(b *testing.B) { benchGate(b, newBenchWire, gateVariants, gateMeasures) }
 
-func benchGate(b *testing.B, network func(testing.TB) benchWire, variants []gateVariant, rounds int) {
+// BenchmarkBackends compares what carries the data, at both ends of a cable alike.
+func BenchmarkBackends(b *testing.B) { benchGate(b, newBenchWire, backendVariants, gateMeasures) }
+
+func benchGate(b *testing.B, network func(testing.TB) benchWire, variants []gateVariant, measures []gateMeasure) {
 	b.Helper()
-	// The lab has it for its router. If something holds it, that shows in the figures of all alike.
-	exec.Command("modprobe", "-r", "nf_conntrack_netlink", "nft_masq", "nft_chain_nat", "nft_ct").Run()
+	if InGuest() {
+		// The lab has it for its router. If something holds it, that shows in the figures of all alike.
+		exec.Command("modprobe", "-r", "nf_conntrack_netlink", "nft_masq", "nft_chain_nat", "nft_ct").Run()
+	}
 	var wires []benchWire
 	for _, v := range variants {
 		w := network(b)
@@ -182,32 +199,20 @@ func benchGate(b *testing.B, network func(testing.TB) benchWire, variants []gate
 		w.cli.Ping(b, "172.28.0.0")
 		wires = append(wires, w)
 	}
-	rates := make([][][]float64, len(wires)) // by variant, measure, round
-	for i := range rates {
-		rates[i] = make([][]float64, len(gateMeasures))
-	}
-	for round := range rounds + 1 {
-		for m, measure := range gateMeasures {
-			for turn := range wires {
-				i := (turn + round) % len(wires)
-				rate := measure.rate(b, wires[i], measure.amount/variants[i].part)
-				if round > 0 {
-					rates[i][m] = append(rates[i][m], rate)
-				}
-			}
-		}
-	}
+	rates, rounds := inTurn(b, len(wires), len(measures), func(i, m int) float64 {
+		return measures[m].rate(b, wires[i], measures[m].amount/variants[i].part)
+	})
 
 	var table strings.Builder
 	table.WriteString("| |")
-	for _, measure := range gateMeasures {
+	for _, measure := range measures {
 		fmt.Fprintf(&table, " %s | ratio |", measure.name)
 	}
-	table.WriteString("\n|---|" + strings.Repeat("---:|", 2*len(gateMeasures)) + "\n")
+	table.WriteString("\n|---|" + strings.Repeat("---:|", 2*len(measures)) + "\n")
 	spread := 0.0
 	for i, v := range variants {
 		fmt.Fprintf(&table, "| %s |", v.name)
-		for m, measure := range gateMeasures {
+		for m, measure := range measures {
 			ratios := slices.Clone(rates[i][m])
 			for round := range ratios {
 				ratios[round] /= rates[0][m][round]
@@ -215,15 +220,38 @@ func benchGate(b *testing.B, network func(testing.TB) benchWire, variants []gate
 			if v.part == 1 {
 				spread = max(spread, (slices.Max(ratios)-slices.Min(ratios))/2)
 			}
-			digits := 0
-			if measure.amount < 1e6 {
-				digits = 1
-			}
-			fmt.Fprintf(&table, " %.*f | %.3f |", digits, median(rates[i][m]), median(ratios))
+			fmt.Fprintf(&table, " %.*f | %.3f |", measure.digits, median(rates[i][m]), median(ratios))
 		}
 		table.WriteString("\n")
 	}
 	fmt.Printf("\n%s\nMedians of %d rounds; no ratio was more than %.3f from the middle of its range.\n\n", &table, rounds, spread)
+}
+
+// inTurn measures some things in turn, a round each, and returns what it measured, by thing, measure and round. The
+// first round does not count.
+func inTurn(b *testing.B, things, measures int, rate func(thing, measure int) float64) (rates [][][]float64, rounds int) {
+	b.Helper()
+	rounds = 5
+	if text := os.Getenv("IPIPOU_LAB_ROUNDS"); text != "" {
+		if _, err := fmt.Sscan(text, &rounds); err != nil || rounds < 1 {
+			b.Fatalf("IPIPOU_LAB_ROUNDS: %q is no number of rounds", text)
+		}
+	}
+	rates = make([][][]float64, things)
+	for i := range rates {
+		rates[i] = make([][]float64, measures)
+	}
+	for round := range rounds + 1 {
+		for m := range measures {
+			for turn := range things {
+				i := (turn + round) % things
+				if r := rate(i, m); round > 0 {
+					rates[i][m] = append(rates[i][m], r)
+				}
+			}
+		}
+	}
+	return rates, rounds
 }
 
 func median(values []float64) float64 {

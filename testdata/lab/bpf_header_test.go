@@ -72,7 +72,7 @@ type headerWire struct {
 // inletOf is the ith tunnel's.
 func (w *headerWire) inletOf(i int) inlet {
 	in := w.inlet
-	in.peer = fmt.Sprintf("192.0.2.%d", 100+i)
+	in.peer = fmt.Sprintf("192.0.2.%d", 100+i) // a does not know that this is its own, and answers nothing
 	if w.kinds[i].encap == "fou" {
 		in.port, in.peerPort = uint16(5000+i), uint16(6000+i)
 	}
@@ -83,11 +83,8 @@ func newHeaderWire(t testing.TB, backend string, kinds []headerKind) *headerWire
 	t.Helper()
 	w := &headerWire{hostile: newHostileWire(t), kinds: kinds}
 	lines := []string{"static = true", "backend = \"" + backend + "\"", "fou-dev = \"b0\""}
-	var neighbours []string
 	for i, k := range kinds {
 		in := w.inletOf(i)
-		// A host that does not know that it is somebody's peer answers nothing.
-		neighbours = append(neighbours, "neigh add "+in.peer+" lladdr 02:00:00:00:01:01 dev b0")
 		addr := fmt.Sprintf("10.9.%d.1/24", i)
 		if k.version == 6 {
 			addr = fmt.Sprintf("fd09:%d::1/64", i)
@@ -104,7 +101,6 @@ func newHeaderWire(t testing.TB, backend string, kinds []headerKind) *headerWire
 			lines = append(lines, "tos = \""+k.tos+"\"")
 		}
 	}
-	w.b.batch(t, neighbours...)
 	w.procs = static(t, w.dir, end{w.b, []string{"--config", tomlFile(t, w.dir, backend, lines...)}})
 	w.procs[0].WaitLog(t, fmt.Sprintf("ipipou%d: up", len(kinds)-1), commandTimeout)
 	w.from, w.outside = w.a.sender(t, "a0"), w.a.Tap(t, "a0")
