@@ -157,6 +157,17 @@ static __always_inline void count(__u32 peer, enum counter what, __u64 n)
 		c->n[what] += n;
 }
 
+/* passed counts a packet, or the segments that it will be: RX_ or TX_PACKETS, and the bytes. */
+static __always_inline void passed(__u32 peer, enum counter what, __u32 segments, __u32 bytes)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, &peer);
+
+	if (c) {
+		c->n[what] += segments ?: 1;
+		c->n[what + 1] += bytes;
+	}
+}
+
 static __always_inline int drop(__u32 peer, enum counter why)
 {
 	count(peer, why, 1);
@@ -429,7 +440,7 @@ SEC("tc")
 int egress(struct __sk_buff *skb)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-	__u32 index = skb->ifindex, id, mtu, room, l4, segments = 1, length = skb->len;
+	__u32 index = skb->ifindex, id, mtu, room, l4, length = skb->len;
 	__u8 tos, ttl, proto;
 	struct outer h = {};
 	struct device *d;
@@ -479,7 +490,7 @@ int egress(struct __sk_buff *skb)
 	}
 
 	room = d->port ? sizeof(h) : sizeof(h.ip);
-	mtu = path_mtu(p->address);
+	mtu = length + room > MIN_MTU ? path_mtu(p->address) : 0; /* no path is narrower */
 	if (mtu && wire_length(skb, l4, proto) + room > mtu) {
 		count(id, TOO_BIG, 1);
 		mtu -= room;
@@ -517,10 +528,7 @@ int egress(struct __sk_buff *skb)
 	/* bpf_redirect_neigh drops what has no Ethernet header, without a word. */
 	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return drop(id, FAILED);
-	if (skb->gso_segs)
-		segments = skb->gso_segs;
-	count(id, TX_PACKETS, segments);
-	count(id, TX_BYTES, length);
+	passed(id, TX_PACKETS, skb->gso_segs, length);
 	return bpf_redirect_neigh(index, 0, 0, 0);
 }
 
@@ -630,7 +638,7 @@ SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
 	const __u32 most = ETH_HLEN + 60 + sizeof(struct udphdr) + sizeof(struct ipv6hdr);
-	__u32 l2 = ETH_HLEN, room, payload, id, segments = 1, index;
+	__u32 l2 = ETH_HLEN, room, payload, id, index;
 	struct endpoint key = {};
 	__be16 source = 0;
 	__be32 from;
@@ -763,10 +771,7 @@ int ingress(struct __sk_buff *skb)
 		return drop(id, FAILED);
 	if (strip(skb, room, is6))
 		return drop(id, FAILED);
-	if (skb->gso_segs)
-		segments = skb->gso_segs;
-	count(id, RX_PACKETS, segments);
-	count(id, RX_BYTES, payload);
+	passed(id, RX_PACKETS, skb->gso_segs, payload);
 	return bpf_redirect(index, BPF_F_INGRESS);
 }
 
