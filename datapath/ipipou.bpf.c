@@ -441,6 +441,7 @@ int egress(struct __sk_buff *skb)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
 	__u32 index = skb->ifindex, id, mtu, room, l4, length = skb->len;
+	__be16 frag_off = bpf_htons(IP_DF);
 	__u8 tos, ttl, proto;
 	struct outer h = {};
 	struct device *d;
@@ -491,11 +492,20 @@ int egress(struct __sk_buff *skb)
 
 	room = d->port ? sizeof(h) : sizeof(h.ip);
 	mtu = length + room > MIN_MTU ? path_mtu(p->address) : 0; /* no path is narrower */
-	if (mtu && wire_length(skb, l4, proto) + room > mtu) {
-		count(id, TOO_BIG, 1);
-		mtu -= room;
-		/* RFC 8200, 5: no link of IPv6 has less. */
-		return is6 ? complain6(skb, mtu < 1280 ? 1280 : mtu) : complain4(skb, mtu);
+	if (mtu) {
+		/* No sender goes below these (RFC 8200, 5; the kernel's ip_rt_min_pmtu): a router may cut such a packet. */
+		const __u32 least = is6 ? 1280 : MIN_MTU;
+		__u32 wire = wire_length(skb, l4, proto);
+
+		if (wire + room > mtu) {
+			mtu = mtu > least + room ? mtu - room : least;
+			if (wire > mtu) {
+				count(id, TOO_BIG, 1);
+				return is6 ? complain6(skb, mtu) : complain4(skb, mtu);
+			}
+			frag_off = 0;
+			h.ip.id = bpf_get_prandom_u32();
+		}
 	}
 
 	h.ip.version = 4;
@@ -503,7 +513,7 @@ int egress(struct __sk_buff *skb)
 	/* As the drivers do it (INET_ECN_encapsulate of include/net/inet_ecn.h). */
 	h.ip.tos = (d->flags & INNER_TOS ? tos & ~ECN : d->tos) | ((tos & ECN) == 3 ? 2 : tos & ECN);
 	h.ip.tot_len = bpf_htons(length + room);
-	h.ip.frag_off = bpf_htons(IP_DF);
+	h.ip.frag_off = frag_off;
 	h.ip.ttl = d->ttl ?: ttl;
 	h.ip.protocol = d->port ? IPPROTO_UDP : is6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
 	h.ip.saddr = d->local;
@@ -564,6 +574,13 @@ static __noinline int learn(struct __sk_buff *skb, __u32 at)
 	s = bpf_map_lookup_elem(&state, &zero);
 	if (!d || !s || d->local != e.ip.saddr)
 		return TC_ACT_UNSPEC;
+	if (d->sole) {
+		__u32 id = d->sole;
+		struct peer *to = bpf_map_lookup_elem(&peers, &id);
+
+		if (!to || to->address != e.ip.daddr || (key.port && to->port != e.dest))
+			return TC_ACT_UNSPEC;
+	}
 	p.mtu = bpf_ntohs(e.icmp.mtu);
 	if (p.mtu < MIN_MTU)
 		p.mtu = MIN_MTU;
@@ -634,13 +651,34 @@ static __noinline int checksum(struct __sk_buff *skb, __u32 at, __u32 size)
 	return fold(bpf_csum_diff(0, 0, (void *)h, size, 0));
 }
 
+/*
+ * A checksum that is still to be done (CHECKSUM_PARTIAL) is the outer UDP header's where a
+ * socket of this very host sent the packet, or a virtual machine's. That header is gone,
+ * and a device would write it into what stands there now. The kernel forgets it when its
+ * place is cut off; twice, for some kernels look before they cut.
+ */
+static __noinline int forget(struct __sk_buff *skb, __u32 at)
+{
+	__u32 length = skb->len;
+	char head[12];
+
+	if (bpf_skb_load_bytes(skb, at, head, sizeof(head)) || bpf_skb_change_tail(skb, length + sizeof(head), 0))
+		return -1;
+	if (bpf_skb_adjust_room(skb, -8, BPF_ADJ_ROOM_MAC, 0) || bpf_skb_adjust_room(skb, -4, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	if (bpf_skb_store_bytes(skb, at, head, sizeof(head), 0))
+		return -1;
+	return bpf_skb_change_tail(skb, length, 0);
+}
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
 	const __u32 most = ETH_HLEN + 60 + sizeof(struct udphdr) + sizeof(struct ipv6hdr);
 	__u32 l2 = ETH_HLEN, room, payload, id, index;
 	struct endpoint key = {};
-	__be16 source = 0;
+	__be16 source = 0, summed = 0;
 	__be32 from;
 	struct device *d;
 	struct peer *p;
@@ -649,6 +687,9 @@ int ingress(struct __sk_buff *skb)
 	__u8 outer_ecn, inner_ecn, new_ecn, *byte;
 	int is6, exact;
 
+	/* A tag without a VLAN (802.1p) says nothing of whose the packet is. */
+	if (skb->vlan_present && skb->vlan_tci & 0xfff)
+		return TC_ACT_UNSPEC;
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	data = (void *)(long)skb->data;
@@ -683,6 +724,7 @@ int ingress(struct __sk_buff *skb)
 		if (!d || d->local != ip->daddr)
 			return TC_ACT_UNSPEC;
 		source = udp->source;
+		summed = udp->check;
 		room += sizeof(*udp);
 		payload = bpf_ntohs(udp->len) - sizeof(*udp);
 		if (bpf_ntohs(udp->len) < sizeof(*udp) || payload + room > bpf_ntohs(ip->tot_len))
@@ -746,7 +788,8 @@ int ingress(struct __sk_buff *skb)
 	p = bpf_map_lookup_elem(&peers, &id);
 	if (!id || !p)
 		return drop(0, SOURCE);
-	if (p->address != from || p->port != source)
+	/* Of nobody's entry all is 0, and 0.0.0.0 can stand in a packet. */
+	if (!p->address || p->address != from || p->port != source)
 		return d->flags & OPEN ? divert(skb, id, STRANGER) : drop(id, STRANGER);
 	if (p->lifetime) {
 		__u32 *at = bpf_map_lookup_elem(&seen, &id), now = uptime(), last = p->since;
@@ -769,7 +812,7 @@ int ingress(struct __sk_buff *skb)
 	/* Padding of a short frame, and what else is none of the packet. */
 	if (l2 + room + payload < skb->len && bpf_skb_change_tail(skb, l2 + room + payload, 0))
 		return drop(id, FAILED);
-	if (strip(skb, room, is6))
+	if (strip(skb, room, is6) || (summed && !skb->gso_size && forget(skb, l2)))
 		return drop(id, FAILED);
 	passed(id, RX_PACKETS, skb->gso_segs, payload);
 	return bpf_redirect(index, BPF_F_INGRESS);

@@ -63,6 +63,11 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	if err := in.decide(ctx); err != nil {
 		return err
 	}
+	ports, err := in.reserve()
+	if err != nil {
+		return err
+	}
+	defer ports.Close()
 	if _, err := in.run.Run(ctx, in.Config.Up(), in.vars); err != nil {
 		return err
 	}

@@ -11,10 +11,6 @@ import (
 	"ipipou/datapath"
 )
 
-// bpfDir is where the BPF file system of all instances is: /sys/fs/bpf is not
-// mounted everywhere, and `ip netns exec` hides it.
-const bpfDir = "/run/ipipou/bpf"
-
 // filterPref is the place of our filters among a device's (tc(8), pref).
 const filterPref = "17280"
 
@@ -30,7 +26,9 @@ const (
 // A place is a tunnel's in the maps of its instance. Tunnels of one interface are
 // a group.
 type place struct {
-	dir      string // of the instance's pins
+	// dir is of the instance's pins: a BPF file system of its own, for /sys/fs/bpf is
+	// not mounted everywhere, and `ip netns exec` hides it.
+	dir      string
 	handle   string // of the instance's filter on an outer interface
 	group    int    // from 1
 	first    int    // number of its first peer, from 1
@@ -72,7 +70,7 @@ func (c *Config) place() {
 			mtus[room] = numbered("TUNL_MTU", len(mtus))
 		}
 		t.bpf = place{
-			dir:    bpfDir + "/" + c.Name,
+			dir:    "${" + RunDir + "}/" + c.Name + ".bpf",
 			handle: fmt.Sprintf("0x%x", name.Sum32()>>1|1),
 			group:  groups[t.Dev],
 			first:  number,

@@ -83,6 +83,9 @@ func (c Config) bpfUp() []Step {
 		}
 	}
 	for _, t := range tunnels {
+		steps = append(steps, t.remembered()...)
+	}
+	for _, t := range tunnels {
 		if once("outer " + t.outerDev()) {
 			steps = append(steps, t.attach()...)
 		}
@@ -100,14 +103,12 @@ func (c Config) bpfLoad(dir string) []Step {
 	object := "${" + RunDir + "}/" + c.Name + ".bpf.o"
 	steps := []Step{
 		{Comment: "the kernel's TUN devices", Do: cmd("modprobe", "tun"), Unless: cmd("test", "-c", "/dev/net/tun")},
-		{Comment: "a BPF file system of ipipou's own, for all instances", Do: cmd("mkdir", "-p", bpfDir)},
+		{Comment: "a BPF file system of the instance's own", Do: cmd("mkdir", "-p", dir), Undo: cmd("rmdir", dir)},
 		{
-			Undo:       cmd("umount", bpfDir),
-			UndoIf:     cmd("mountpoint", "-q", bpfDir),
-			UndoUnless: []Command{cmd("find", bpfDir, "-mindepth", "1", "-type", "d")}, // the kernel may have files of its own there
+			Do:     cmd("mount", "-t", "bpf", "-o", "nosuid,nodev,noexec,mode=700", "ipipou", dir),
+			Undo:   cmd("umount", dir),
+			UndoIf: cmd("mountpoint", "-q", dir), // not in every mount namespace
 		},
-		{Do: cmd("mount", "-t", "bpf", "-o", "nosuid,nodev,noexec,mode=700", "ipipou", bpfDir), Unless: cmd("mountpoint", "-q", bpfDir)},
-		{Do: cmd("mkdir", dir), Undo: cmd("rm", "-rf", dir)},
 	}
 	load := []string{"bpftool", "prog", "loadall", object, dir + "/programs"}
 	for i, m := range datapath.Maps {
@@ -157,7 +158,7 @@ func (c Config) entries(name string) int {
 		case "devices":
 			n++
 		case "endpoints":
-			n += 3 * len(t.endpoints()) // more than one while it moves
+			n += 4 * len(t.endpoints()) // more than one while it moves
 		case "prefixes":
 			n += len(t.entries())
 		default:
@@ -203,6 +204,7 @@ func (t Tunnel) attach() []Step {
 			Comment: "where " + dev + "'s filters are, if there are none yet",
 			Do:      cmd("tc", "qdisc", "add", "dev", dev, "clsact"),
 			Undo:    cmd("tc", "qdisc", "del", "dev", dev, "clsact"),
+			UndoIf:  cmd("ip", "link", "show", "dev", dev),
 			UndoUnless: []Command{
 				cmd("tc", "filter", "show", "dev", dev, "ingress"), cmd("tc", "filter", "show", "dev", dev, "egress"),
 			},
@@ -216,14 +218,29 @@ func (t Tunnel) attach() []Step {
 			Comment: "the gate, and the way in: what bound peers send goes to the tunnel, what else comes to the port is dropped",
 			Do:      cmd(append(append([]string{"tc", "filter", "add"}, filter...), "direct-action", "object-pinned", t.bpf.dir+"/programs/ingress")...),
 			Undo:    cmd(append([]string{"tc", "filter", "del"}, filter...)...),
+			UndoIf:  cmd(append([]string{"tc", "filter", "get"}, filter...)...), // it goes with its interface
 			Key:     "ingress_" + lead,
 		},
 	}
 }
 
+// remembered notes, for the day that it moves, by what a tunnel without UDP is found:
+// its peer's address.
+func (t Tunnel) remembered() []Step {
+	if t.Encap != None || !t.hasRemote() {
+		return nil
+	}
+	var lines []string
+	for _, key := range t.endpoints() {
+		lines = append(lines, "map delete @endpoints key "+key)
+	}
+	_, undo := t.batches(lines) // wherever the pins can be seen
+	return []Step{{Undo: undo, Key: t.key("endpoints")}}
+}
+
 // filter is the instance's on the outer interface, in the words of tc(8).
 func (t Tunnel) filter() []string {
-	return []string{"dev", t.outerDev(), "ingress", "protocol", "ip", "pref", filterPref, "handle", t.bpf.handle, "bpf"}
+	return []string{"dev", t.outerDev(), "ingress", "protocol", "all", "pref", filterPref, "handle", t.bpf.handle, "bpf"}
 }
 
 // now asks for the time from which a peer's silence counts.
@@ -284,7 +301,11 @@ func (t Tunnel) bpfMove() Plan {
 	if t.Auth.Lifetime > 0 {
 		steps = append(steps, t.now())
 	}
+	if len(t.remembered()) > 0 {
+		steps = append(steps, Step{Comment: "where packets arrived from the old address", TakeBack: t.key("endpoints"), MayFail: true})
+	}
 	steps = append(steps, t.later(Step{Comment: t.Dev + ": the tunnel from the new address"}, append(t.deviceLines(), t.peerLines()...), nil))
+	steps = append(steps, t.remembered()...)
 	steps = append(steps, t.attach()...)
 	return Plan{Name: "rebind", Steps: append(steps, t.movedRules()...)}
 }

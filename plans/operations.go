@@ -188,6 +188,9 @@ func (s *script) move(t Tunnel) {
 	if t.factIP != "" {
 		s.line("\tunset %s", t.factIP)
 	}
+	if t.Backend == BPF { // the outer interface may have been made anew
+		s.line("\tunset %s", t.bpf.outer)
+	}
 	if !t.hasRemote() {
 		s.line("\t[ -z \"${1-}\" ] || die 2 %s", Quote(t.Dev+" has no other end: its routes have"))
 	} else {

@@ -292,7 +292,7 @@ func (s *script) command(before string, c Command, after string) {
 
 // programs are those that plans call, none of which is called like a function.
 var programs = []string{
-	"ip", "nft", "modprobe", "sysctl", "test", "bpftool", "tc", "mkdir", "rm", "dd", "mount", "umount",
+	"ip", "nft", "modprobe", "sysctl", "test", "bpftool", "tc", "mkdir", "rmdir", "rm", "dd", "mount", "umount",
 }
 
 // object writes the compiled programs.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 
@@ -34,8 +35,13 @@ func Check(p plans.Plan) error {
 		if err != nil || s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
 			return
 		}
-		if _, e := exec.LookPath(s.Do.Argv[0]); e != nil {
-			err = &StepError{Command: s.Do, Err: fmt.Errorf("%s is not installed, or not in PATH", s.Do.Argv[0])}
+		for _, c := range []plans.Command{s.Do, s.UndoIf} {
+			if c.IsZero() {
+				continue
+			}
+			if _, e := exec.LookPath(c.Argv[0]); e != nil && err == nil {
+				err = &StepError{Command: c, Err: fmt.Errorf("%s is not installed, or not in PATH", c.Argv[0])}
+			}
 		}
 	})
 	return err
@@ -110,8 +116,13 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		vars[s.Ask.Name] = value
 		return nil, nil
 	}
-	do, undo, wanted, needless := s.Do, s.Undo, s.If, s.Unless
-	for _, c := range []*plans.Command{&do, &undo, &wanted, &needless} {
+	do, undo, wanted, needless, undoIf := s.Do, s.Undo, s.If, s.Unless, s.UndoIf
+	undoUnless := slices.Clone(s.UndoUnless)
+	all := []*plans.Command{&do, &undo, &wanted, &needless, &undoIf}
+	for i := range undoUnless {
+		all = append(all, &undoUnless[i])
+	}
+	for _, c := range all {
 		expanded, err := c.Expand(vars)
 		if err != nil {
 			return nil, &StepError{Command: *c, Err: err}
@@ -134,7 +145,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	id := 0
 	var err error
 	if !undo.IsZero() {
-		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless, If: s.UndoIf}); err != nil {
+		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: undoUnless, If: undoIf}); err != nil {
 			return nil, &StepError{Command: do, Err: err}
 		}
 	}

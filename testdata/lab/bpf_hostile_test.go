@@ -482,6 +482,12 @@ func TestBPFHostileUnbound(t *testing.T) {
 	for _, c := range append(append(h.bad(inner4), h.bad(inner6)...), h.odd()...) {
 		frames = append(frames, c.frame)
 	}
+	// From nobody's port, as the entry of a peer has it that is not bound.
+	nobody := h.outer()
+	nobody.src = "0.0.0.0"
+	for _, inner := range [][]byte{inner4, inner6} {
+		frames = append(frames, h.ethernet(nobody.packet(bareUDP(0, 10000, inner))))
+	}
 	frames = append(frames, h.ethernet(h.outer().packet(bareUDP(6666, 2001, []byte("all of them are there")))))
 	h.from.send(t, frames...)
 	fence.SetReadDeadline(time.Now().Add(commandTimeout))

@@ -289,3 +289,46 @@ func TestBPFNodes(t *testing.T) {
 		})
 	}
 }
+
+// A port that is taken is said before anything is done; an outer interface that is gone is no reason for a bad end; and
+// a tunnel without UDP moves as often as its other end does.
+func TestBPFPortsAndMoves(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	before := snapshots(t, w.a)
+	args := func(number, remote string, more ...string) []string {
+		return append([]string{"--static", "--backend", "bpf", "--number", number, "--fou-local-ip", "192.0.2.1", "--fou-remote", remote,
+			"--tunl-ip", "10." + number + ".0.1/30", "--verb", "3"}, more...)
+	}
+	first := startIPIPOU(t, w.dir, w.a, args("0", "192.0.2.2", "--encap", "fou", "--fou-local-port", "5555")...)
+	first.WaitLog(t, `ipipou0: up`, commandTimeout)
+	second := startIPIPOU(t, w.dir, w.a, args("1", "192.0.2.3", "--encap", "fou", "--fou-local-port", "5555")...)
+	if code := second.Wait(t, commandTimeout); code != 54 {
+		t.Errorf("exit %d where the port is taken, want 54", code)
+	}
+	second.WaitLog(t, `ipipou: ipipou1: UDP port: .*address already in use`, commandTimeout)
+	stop(t, first)
+	sameStates(t, "after a port that was taken", w.dir, before)
+
+	script := printed(t, w.a, w.dir, nil, args("0", "192.0.2.2")...)
+	script.do(t, "up")
+	for i := range 12 {
+		script.do(t, "rebind", fmt.Sprintf("192.0.2.%d", 20+i))
+	}
+	script.do(t, "rebind", "192.0.2.2")
+	other := startIPIPOU(t, w.dir, w.b, "--static", "--backend", "bpf", "--fou-dev", "b0", "--fou-remote", "192.0.2.1", "--tunl-ip", "10.0.0.2/30", "-vv")
+	other.WaitLog(t, `ipipou0: up`, commandTimeout)
+	w.a.Ping(t, "10.0.0.2", "-c", "1")
+	script.do(t, "down")
+	sameStates(t, "after moves", "", before)
+
+	last := startIPIPOU(t, w.dir, w.a, args("0", "192.0.2.2")...)
+	last.WaitLog(t, `ipipou0: up`, commandTimeout)
+	w.a.batch(t, "link del a0")
+	stop(t, last, other)
+	for _, p := range []*Proc{last, other} {
+		if n := count(p.Logs(), "ERROR"); n > 0 {
+			t.Errorf("%s: %d errors", p, n)
+		}
+	}
+}

@@ -828,23 +828,20 @@ up() {
 	# the kernel's TUN devices
 	quiet test -c /dev/net/tun ||
 		try '' modprobe tun || fail 10
-	# a BPF file system of ipipou's own, for all instances
-	try '' mkdir -p /run/ipipou/bpf || fail 1
-	note undo_up_4
-	quiet mountpoint -q /run/ipipou/bpf ||
-		try '' mount -t bpf -o nosuid,nodev,noexec,mode=700 ipipou /run/ipipou/bpf || fail 1
-	try undo_up_6 mkdir /run/ipipou/bpf/ipipou0 || fail 1
+	# a BPF file system of the instance's own
+	try "undo_up_3 ${RUN_DIR}" mkdir -p "${RUN_DIR}/ipipou0.bpf" || fail 1
+	try "undo_up_4 ${RUN_DIR}" mount -t bpf -o nosuid,nodev,noexec,mode=700 ipipou "${RUN_DIR}/ipipou0.bpf" || fail 1
 	# the programs' maps, as large as they have to be
-	try '' bpftool map create /run/ipipou/bpf/ipipou0/devices type hash key 4 value 48 entries 1 name devices || fail 54
-	try '' bpftool map create /run/ipipou/bpf/ipipou0/endpoints type hash key 8 value 48 entries 3 name endpoints || fail 54
-	try '' bpftool map create /run/ipipou/bpf/ipipou0/prefixes type hash key 20 value 4 entries 1 name prefixes || fail 54
-	try '' bpftool map create /run/ipipou/bpf/ipipou0/peers type array key 4 value 16 entries 2 name peers || fail 54
-	try '' bpftool map create /run/ipipou/bpf/ipipou0/seen type array key 4 value 4 entries 2 name seen || fail 54
-	try '' bpftool map create /run/ipipou/bpf/ipipou0/counters type percpu_array key 4 value 104 entries 2 name counters || fail 54
+	try '' bpftool map create "${RUN_DIR}/ipipou0.bpf/devices" type hash key 4 value 48 entries 1 name devices || fail 54
+	try '' bpftool map create "${RUN_DIR}/ipipou0.bpf/endpoints" type hash key 8 value 48 entries 4 name endpoints || fail 54
+	try '' bpftool map create "${RUN_DIR}/ipipou0.bpf/prefixes" type hash key 20 value 4 entries 1 name prefixes || fail 54
+	try '' bpftool map create "${RUN_DIR}/ipipou0.bpf/peers" type array key 4 value 16 entries 2 name peers || fail 54
+	try '' bpftool map create "${RUN_DIR}/ipipou0.bpf/seen" type array key 4 value 4 entries 2 name seen || fail 54
+	try '' bpftool map create "${RUN_DIR}/ipipou0.bpf/counters" type percpu_array key 4 value 104 entries 2 name counters || fail 54
 	# the programs
 	pending undo_object ||
 		try "undo_object ${RUN_DIR}" unpacked dd "of=${RUN_DIR}/ipipou0.bpf.o" || fail 1
-	try '' bpftool prog loadall "${RUN_DIR}/ipipou0.bpf.o" /run/ipipou/bpf/ipipou0/programs map name devices pinned /run/ipipou/bpf/ipipou0/devices map name endpoints pinned /run/ipipou/bpf/ipipou0/endpoints map name prefixes pinned /run/ipipou/bpf/ipipou0/prefixes map name peers pinned /run/ipipou/bpf/ipipou0/peers map name seen pinned /run/ipipou/bpf/ipipou0/seen map name counters pinned /run/ipipou/bpf/ipipou0/counters || {
+	try '' bpftool prog loadall "${RUN_DIR}/ipipou0.bpf.o" "${RUN_DIR}/ipipou0.bpf/programs" map name devices pinned "${RUN_DIR}/ipipou0.bpf/devices" map name endpoints pinned "${RUN_DIR}/ipipou0.bpf/endpoints" map name prefixes pinned "${RUN_DIR}/ipipou0.bpf/prefixes" map name peers pinned "${RUN_DIR}/ipipou0.bpf/peers" map name seen pinned "${RUN_DIR}/ipipou0.bpf/seen" map name counters pinned "${RUN_DIR}/ipipou0.bpf/counters" || {
 		if nohelper; then
 			ERR='the BPF of this kernel lacks a function that the data path calls (125 is bpf_ktime_get_boot_ns, 152 bpf_redirect_neigh): it takes Linux 5.10 or later, or else the modules ipip and fou, with --backend kernel'
 			fail 54
@@ -855,41 +852,41 @@ up() {
 	take_back undo_object || fail 1
 	# bpftool's batches fail at boot as long as there is no randomness, which they don't need
 	try '' dd if=/dev/random of=/dev/null bs=1 count=1 || fail 1
-	DEVICES_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/ipipou0/devices)
+	DEVICES_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/ipipou0.bpf/devices")
 	[ -n "$DEVICES_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/ipipou0/devices' ERR='bpftool does not show the map devices'
+		STEP="bpftool map show pinned \"${RUN_DIR}/ipipou0.bpf/devices\"" ERR='bpftool does not show the map devices'
 		fail 54
 	}
-	ENDPOINTS_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/ipipou0/endpoints)
+	ENDPOINTS_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/ipipou0.bpf/endpoints")
 	[ -n "$ENDPOINTS_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/ipipou0/endpoints' ERR='bpftool does not show the map endpoints'
+		STEP="bpftool map show pinned \"${RUN_DIR}/ipipou0.bpf/endpoints\"" ERR='bpftool does not show the map endpoints'
 		fail 54
 	}
-	PEERS_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/ipipou0/peers)
+	PEERS_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/ipipou0.bpf/peers")
 	[ -n "$PEERS_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/ipipou0/peers' ERR='bpftool does not show the map peers'
+		STEP="bpftool map show pinned \"${RUN_DIR}/ipipou0.bpf/peers\"" ERR='bpftool does not show the map peers'
 		fail 54
 	}
-	COUNTERS_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/ipipou0/counters)
+	COUNTERS_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/ipipou0.bpf/counters")
 	[ -n "$COUNTERS_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/ipipou0/counters' ERR='bpftool does not show the map counters'
+		STEP="bpftool map show pinned \"${RUN_DIR}/ipipou0.bpf/counters\"" ERR='bpftool does not show the map counters'
 		fail 54
 	}
 	# ipipou0: a TUN device, whose packets the program takes; no process reads it
-	try undo_up_21 ip tuntap add dev ipipou0 mode tun || fail 52
+	try undo_up_19 ip tuntap add dev ipipou0 mode tun || fail 52
 	TUN_INDEX=$(number 1 0 ip -o link show dev ipipou0)
 	[ -n "$TUN_INDEX" ] || {
 		STEP='ip -o link show dev ipipou0' ERR='ipipou0 has no index'
 		fail 52
 	}
 	try '' tc qdisc add dev ipipou0 clsact || fail 54
-	try '' tc filter add dev ipipou0 egress pref 17280 handle 0x30b9c85d bpf direct-action object-pinned /run/ipipou/bpf/ipipou0/programs/egress || fail 54
+	try '' tc filter add dev ipipou0 egress pref 17280 handle 0x30b9c85d bpf direct-action object-pinned "${RUN_DIR}/ipipou0.bpf/programs/egress" || fail 54
 	# what the programs must know: interfaces, where their packets arrive, networks and peers
 	try '' bpftool batch file - <<EOF || fail 54
-map update pinned /run/ipipou/bpf/ipipou0/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
-map update pinned /run/ipipou/bpf/ipipou0/endpoints key 0 0 0 0 39 16 17 0 value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
-map update pinned /run/ipipou/bpf/ipipou0/prefixes key 1 0 4 32 172 28 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 1 0 0 0
-map update pinned /run/ipipou/bpf/ipipou0/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
+map update pinned ${RUN_DIR}/ipipou0.bpf/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
+map update pinned ${RUN_DIR}/ipipou0.bpf/endpoints key 0 0 0 0 39 16 17 0 value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
+map update pinned ${RUN_DIR}/ipipou0.bpf/prefixes key 1 0 4 32 172 28 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 1 0 0 0
+map update pinned ${RUN_DIR}/ipipou0.bpf/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
 EOF
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.1 peer 172.28.0.0 dev ipipou0 || fail 51
@@ -905,21 +902,21 @@ EOF
 	}
 	# the gate, and the way in: what bound peers send goes to the tunnel, what else comes to the port is dropped
 	pending undo_ingress_0 ||
-		try undo_ingress_0 tc filter add dev c0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf direct-action object-pinned /run/ipipou/bpf/ipipou0/programs/ingress || fail 54
+		try undo_ingress_0 tc filter add dev c0 ingress protocol all pref 17280 handle 0x30b9c85d bpf direct-action object-pinned "${RUN_DIR}/ipipou0.bpf/programs/ingress" || fail 54
 	return 0
 }
 
 rebind_0() {
 	# the outer interface is another one if the program is not there
-	quiet tc filter get dev c0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf ||
+	quiet tc filter get dev c0 ingress protocol all pref 17280 handle 0x30b9c85d bpf ||
 		take_back undo_ingress_0 || :
-	quiet tc filter get dev c0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf ||
+	quiet tc filter get dev c0 ingress protocol all pref 17280 handle 0x30b9c85d bpf ||
 		take_back undo_clsact_0 || :
 	# ipipou0: the tunnel from the new address
 	try '' bpftool batch file - <<EOF || {
-map update pinned /run/ipipou/bpf/ipipou0/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
-map update pinned /run/ipipou/bpf/ipipou0/endpoints key 0 0 0 0 39 16 17 0 value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
-map update pinned /run/ipipou/bpf/ipipou0/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
+map update pinned ${RUN_DIR}/ipipou0.bpf/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
+map update pinned ${RUN_DIR}/ipipou0.bpf/endpoints key 0 0 0 0 39 16 17 0 value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 1 0 0 0 32 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
+map update pinned ${RUN_DIR}/ipipou0.bpf/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
 EOF
 		if gone; then
 			say 'the pinned maps are in another mount namespace: they are known by their ids'
@@ -939,7 +936,7 @@ EOF
 	}
 	# the gate, and the way in: what bound peers send goes to the tunnel, what else comes to the port is dropped
 	pending undo_ingress_0 ||
-		try undo_ingress_0 tc filter add dev c0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf direct-action object-pinned /run/ipipou/bpf/ipipou0/programs/ingress || fail 54
+		try undo_ingress_0 tc filter add dev c0 ingress protocol all pref 17280 handle 0x30b9c85d bpf direct-action object-pinned "${RUN_DIR}/ipipou0.bpf/programs/ingress" || fail 54
 	return 0
 }
 
@@ -954,22 +951,22 @@ EOF
 
 # Undos, run in reverse order of their steps.
 undo_clsact_0() {
-	needed tc filter show dev c0 ingress || needed tc filter show dev c0 egress || run tc qdisc del dev c0 clsact
+	! quiet ip link show dev c0 || needed tc filter show dev c0 ingress || needed tc filter show dev c0 egress || run tc qdisc del dev c0 clsact
 }
 undo_ingress_0() {
-	run tc filter del dev c0 ingress protocol ip pref 17280 handle 0x30b9c85d bpf
+	! quiet tc filter get dev c0 ingress protocol all pref 17280 handle 0x30b9c85d bpf || run tc filter del dev c0 ingress protocol all pref 17280 handle 0x30b9c85d bpf
 }
 undo_object() {
 	run rm -f "${1}/ipipou0.bpf.o"
 }
-undo_up_21() {
+undo_up_19() {
 	run ip link del dev ipipou0
 }
-undo_up_4() {
-	! quiet mountpoint -q /run/ipipou/bpf || needed find /run/ipipou/bpf -mindepth 1 -type d || run umount /run/ipipou/bpf
+undo_up_3() {
+	run rmdir "${1}/ipipou0.bpf"
 }
-undo_up_6() {
-	run rm -rf /run/ipipou/bpf/ipipou0
+undo_up_4() {
+	! quiet mountpoint -q "${RUN_DIR}/ipipou0.bpf" || run umount "${1}/ipipou0.bpf"
 }
 
 # The compiled BPF programs (datapath/ipipou.bpf.c), gzip in base64.
@@ -998,8 +995,8 @@ status() {
 	show ip address show dev ipipou0
 	show tc -s filter show dev c0 ingress
 	[ -s "$JOURNAL" ] || return 0
-	counters 'ipipou0 peer 0' 1 /run/ipipou/bpf/ipipou0/counters rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
-	counters nobody 0 /run/ipipou/bpf/ipipou0/counters rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
+	counters 'ipipou0 peer 0' 1 "${RUN_DIR}/ipipou0.bpf/counters" rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
+	counters nobody 0 "${RUN_DIR}/ipipou0.bpf/counters" rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
 }
 
 op_up() {
@@ -1022,6 +1019,7 @@ op_down() { undo_all || exit 200; }
 
 op_move_0() {
 	unset FOU_IP
+	unset OUTER_INDEX
 	if [ -n "${1-}" ]; then
 		ipv4 "$1"
 		PEER_IP=$1

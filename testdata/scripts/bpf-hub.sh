@@ -466,23 +466,20 @@ up() {
 	# the kernel's TUN devices
 	quiet test -c /dev/net/tun ||
 		try '' modprobe tun || fail 10
-	# a BPF file system of ipipou's own, for all instances
-	try '' mkdir -p /run/ipipou/bpf || fail 1
-	note undo_up_4
-	quiet mountpoint -q /run/ipipou/bpf ||
-		try '' mount -t bpf -o nosuid,nodev,noexec,mode=700 ipipou /run/ipipou/bpf || fail 1
-	try undo_up_6 mkdir /run/ipipou/bpf/office || fail 1
+	# a BPF file system of the instance's own
+	try "undo_up_3 ${RUN_DIR}" mkdir -p "${RUN_DIR}/office.bpf" || fail 1
+	try "undo_up_4 ${RUN_DIR}" mount -t bpf -o nosuid,nodev,noexec,mode=700 ipipou "${RUN_DIR}/office.bpf" || fail 1
 	# the programs' maps, as large as they have to be
-	try '' bpftool map create /run/ipipou/bpf/office/devices type hash key 4 value 48 entries 2 name devices || fail 54
-	try '' bpftool map create /run/ipipou/bpf/office/endpoints type hash key 8 value 48 entries 6 name endpoints || fail 54
-	try '' bpftool map create /run/ipipou/bpf/office/prefixes type hash key 20 value 4 entries 4 name prefixes || fail 54
-	try '' bpftool map create /run/ipipou/bpf/office/peers type array key 4 value 16 entries 3 name peers || fail 54
-	try '' bpftool map create /run/ipipou/bpf/office/seen type array key 4 value 4 entries 3 name seen || fail 54
-	try '' bpftool map create /run/ipipou/bpf/office/counters type percpu_array key 4 value 104 entries 3 name counters || fail 54
+	try '' bpftool map create "${RUN_DIR}/office.bpf/devices" type hash key 4 value 48 entries 2 name devices || fail 54
+	try '' bpftool map create "${RUN_DIR}/office.bpf/endpoints" type hash key 8 value 48 entries 8 name endpoints || fail 54
+	try '' bpftool map create "${RUN_DIR}/office.bpf/prefixes" type hash key 20 value 4 entries 4 name prefixes || fail 54
+	try '' bpftool map create "${RUN_DIR}/office.bpf/peers" type array key 4 value 16 entries 3 name peers || fail 54
+	try '' bpftool map create "${RUN_DIR}/office.bpf/seen" type array key 4 value 4 entries 3 name seen || fail 54
+	try '' bpftool map create "${RUN_DIR}/office.bpf/counters" type percpu_array key 4 value 104 entries 3 name counters || fail 54
 	# the programs
 	pending undo_object ||
 		try "undo_object ${RUN_DIR}" unpacked dd "of=${RUN_DIR}/office.bpf.o" || fail 1
-	try '' bpftool prog loadall "${RUN_DIR}/office.bpf.o" /run/ipipou/bpf/office/programs map name devices pinned /run/ipipou/bpf/office/devices map name endpoints pinned /run/ipipou/bpf/office/endpoints map name prefixes pinned /run/ipipou/bpf/office/prefixes map name peers pinned /run/ipipou/bpf/office/peers map name seen pinned /run/ipipou/bpf/office/seen map name counters pinned /run/ipipou/bpf/office/counters || {
+	try '' bpftool prog loadall "${RUN_DIR}/office.bpf.o" "${RUN_DIR}/office.bpf/programs" map name devices pinned "${RUN_DIR}/office.bpf/devices" map name endpoints pinned "${RUN_DIR}/office.bpf/endpoints" map name prefixes pinned "${RUN_DIR}/office.bpf/prefixes" map name peers pinned "${RUN_DIR}/office.bpf/peers" map name seen pinned "${RUN_DIR}/office.bpf/seen" map name counters pinned "${RUN_DIR}/office.bpf/counters" || {
 		if nohelper; then
 			ERR='the BPF of this kernel lacks a function that the data path calls (125 is bpf_ktime_get_boot_ns, 152 bpf_redirect_neigh): it takes Linux 5.10 or later, or else the modules ipip and fou, with --backend kernel'
 			fail 54
@@ -493,43 +490,43 @@ up() {
 	take_back undo_object || fail 1
 	# bpftool's batches fail at boot as long as there is no randomness, which they don't need
 	try '' dd if=/dev/random of=/dev/null bs=1 count=1 || fail 1
-	DEVICES_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/office/devices)
+	DEVICES_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/office.bpf/devices")
 	[ -n "$DEVICES_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/office/devices' ERR='bpftool does not show the map devices'
+		STEP="bpftool map show pinned \"${RUN_DIR}/office.bpf/devices\"" ERR='bpftool does not show the map devices'
 		fail 54
 	}
-	ENDPOINTS_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/office/endpoints)
+	ENDPOINTS_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/office.bpf/endpoints")
 	[ -n "$ENDPOINTS_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/office/endpoints' ERR='bpftool does not show the map endpoints'
+		STEP="bpftool map show pinned \"${RUN_DIR}/office.bpf/endpoints\"" ERR='bpftool does not show the map endpoints'
 		fail 54
 	}
-	PEERS_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/office/peers)
+	PEERS_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/office.bpf/peers")
 	[ -n "$PEERS_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/office/peers' ERR='bpftool does not show the map peers'
+		STEP="bpftool map show pinned \"${RUN_DIR}/office.bpf/peers\"" ERR='bpftool does not show the map peers'
 		fail 54
 	}
-	COUNTERS_MAP=$(number 1 0 bpftool map show pinned /run/ipipou/bpf/office/counters)
+	COUNTERS_MAP=$(number 1 0 bpftool map show pinned "${RUN_DIR}/office.bpf/counters")
 	[ -n "$COUNTERS_MAP" ] || {
-		STEP='bpftool map show pinned /run/ipipou/bpf/office/counters' ERR='bpftool does not show the map counters'
+		STEP="bpftool map show pinned \"${RUN_DIR}/office.bpf/counters\"" ERR='bpftool does not show the map counters'
 		fail 54
 	}
 	# ipipou0: a TUN device, whose packets the program takes; no process reads it
-	try undo_up_21 ip tuntap add dev ipipou0 mode tun || fail 52
+	try undo_up_19 ip tuntap add dev ipipou0 mode tun || fail 52
 	TUN_INDEX=$(number 1 0 ip -o link show dev ipipou0)
 	[ -n "$TUN_INDEX" ] || {
 		STEP='ip -o link show dev ipipou0' ERR='ipipou0 has no index'
 		fail 52
 	}
 	try '' tc qdisc add dev ipipou0 clsact || fail 54
-	try '' tc filter add dev ipipou0 egress pref 17280 handle 0x55475d19 bpf direct-action object-pinned /run/ipipou/bpf/office/programs/egress || fail 54
+	try '' tc filter add dev ipipou0 egress pref 17280 handle 0x55475d19 bpf direct-action object-pinned "${RUN_DIR}/office.bpf/programs/egress" || fail 54
 	# what the programs must know: interfaces, where their packets arrive, networks and peers
 	try '' bpftool batch file - <<EOF || fail 54
-map update pinned /run/ipipou/bpf/office/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 0 0 0 0 32 24 0 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
-map update pinned /run/ipipou/bpf/office/endpoints key 0 0 0 0 39 16 17 0 value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 0 0 0 0 32 24 0 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
-map update pinned /run/ipipou/bpf/office/prefixes key 1 0 4 32 172 28 0 1 0 0 0 0 0 0 0 0 0 0 0 0 value 1 0 0 0
-map update pinned /run/ipipou/bpf/office/prefixes key 1 0 4 24 10 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 1 0 0 0
-map update pinned /run/ipipou/bpf/office/prefixes key 1 0 4 32 172 28 0 3 0 0 0 0 0 0 0 0 0 0 0 0 value 2 0 0 0
-map update pinned /run/ipipou/bpf/office/prefixes key 1 0 4 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 2 0 0 0
+map update pinned ${RUN_DIR}/office.bpf/devices key $(le32 "${TUN_INDEX}") value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 0 0 0 0 32 24 0 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
+map update pinned ${RUN_DIR}/office.bpf/endpoints key 0 0 0 0 39 16 17 0 value $(le32 "${TUN_INDEX}") $(le32 "${OUTER_INDEX}") $(ip4 "${FOU_IP}") 39 16 1 0 0 0 1 0 0 0 0 0 32 24 0 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255 255
+map update pinned ${RUN_DIR}/office.bpf/prefixes key 1 0 4 32 172 28 0 1 0 0 0 0 0 0 0 0 0 0 0 0 value 1 0 0 0
+map update pinned ${RUN_DIR}/office.bpf/prefixes key 1 0 4 24 10 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 1 0 0 0
+map update pinned ${RUN_DIR}/office.bpf/prefixes key 1 0 4 32 172 28 0 3 0 0 0 0 0 0 0 0 0 0 0 0 value 2 0 0 0
+map update pinned ${RUN_DIR}/office.bpf/prefixes key 1 0 4 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 2 0 0 0
 EOF
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.0 peer 172.28.0.1 dev ipipou0 || fail 51
@@ -547,7 +544,7 @@ EOF
 	}
 	# the gate, and the way in: what bound peers send goes to the tunnel, what else comes to the port is dropped
 	pending undo_ingress_0 ||
-		try undo_ingress_0 tc filter add dev s0 ingress protocol ip pref 17280 handle 0x55475d19 bpf direct-action object-pinned /run/ipipou/bpf/office/programs/ingress || fail 54
+		try undo_ingress_0 tc filter add dev s0 ingress protocol all pref 17280 handle 0x55475d19 bpf direct-action object-pinned "${RUN_DIR}/office.bpf/programs/ingress" || fail 54
 	return 0
 }
 
@@ -558,8 +555,8 @@ bind_0() {
 		fail 1
 	}
 	# the peer's packets come in, and the tunnel's go there
-	try passing_undo_bind_0_2 bpftool batch file - <<EOF || {
-map update pinned /run/ipipou/bpf/office/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 $(le32 "${UPTIME}") 60 0 0 0
+	try "passing_undo_bind_0_2 ${RUN_DIR}" bpftool batch file - <<EOF || {
+map update pinned ${RUN_DIR}/office.bpf/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 $(le32 "${UPTIME}") 60 0 0 0
 EOF
 		if gone; then
 			say 'the pinned maps are in another mount namespace: they are known by their ids'
@@ -587,8 +584,8 @@ rebind_0() {
 		fail 1
 	}
 	# the peer is at its new address, and no more at the old one
-	try "passing_undo_rebind_0_2 ${OLD_IP} ${OLD_PORT} ${UPTIME}" bpftool batch file - <<EOF || {
-map update pinned /run/ipipou/bpf/office/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 $(le32 "${UPTIME}") 60 0 0 0
+	try "passing_undo_rebind_0_2 ${RUN_DIR} ${OLD_IP} ${OLD_PORT} ${UPTIME}" bpftool batch file - <<EOF || {
+map update pinned ${RUN_DIR}/office.bpf/peers key 1 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 $(le32 "${UPTIME}") 60 0 0 0
 EOF
 		if gone; then
 			say 'the pinned maps are in another mount namespace: they are known by their ids'
@@ -609,8 +606,8 @@ EOF
 
 bind_1() {
 	# the peer's packets come in, and the tunnel's go there
-	try passing_undo_bind_1_1 bpftool batch file - <<EOF || {
-map update pinned /run/ipipou/bpf/office/peers key 2 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
+	try "passing_undo_bind_1_1 ${RUN_DIR}" bpftool batch file - <<EOF || {
+map update pinned ${RUN_DIR}/office.bpf/peers key 2 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
 EOF
 		if gone; then
 			say 'the pinned maps are in another mount namespace: they are known by their ids'
@@ -643,8 +640,8 @@ EOF
 
 rebind_1() {
 	# the peer is at its new address, and no more at the old one
-	try "passing_undo_rebind_1_1 ${OLD_IP} ${OLD_PORT}" bpftool batch file - <<EOF || {
-map update pinned /run/ipipou/bpf/office/peers key 2 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
+	try "passing_undo_rebind_1_1 ${RUN_DIR} ${OLD_IP} ${OLD_PORT}" bpftool batch file - <<EOF || {
+map update pinned ${RUN_DIR}/office.bpf/peers key 2 0 0 0 value $(ip4 "${PEER_IP}") $(be16 "${PEER_PORT}") 0 0 0 0 0 0 0 0 0 0
 EOF
 		if gone; then
 			say 'the pinned maps are in another mount namespace: they are known by their ids'
@@ -674,7 +671,7 @@ EOF
 # Undos, run in reverse order of their steps.
 passing_undo_bind_0_2() {
 	run bpftool batch file - <<EOF
-map update pinned /run/ipipou/bpf/office/peers key 1 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+map update pinned ${1}/office.bpf/peers key 1 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
 EOF
 }
 passing_undo_bind_0_or_2_1_1() {
@@ -684,7 +681,7 @@ EOF
 }
 passing_undo_bind_1_1() {
 	run bpftool batch file - <<EOF
-map update pinned /run/ipipou/bpf/office/peers key 2 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+map update pinned ${1}/office.bpf/peers key 2 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
 EOF
 }
 passing_undo_bind_1_or_1_1_1() {
@@ -694,7 +691,7 @@ EOF
 }
 passing_undo_rebind_0_2() {
 	run bpftool batch file - <<EOF
-map update pinned /run/ipipou/bpf/office/peers key 1 0 0 0 value $(ip4 "${1}") $(be16 "${2}") 0 0 $(le32 "${3}") 60 0 0 0
+map update pinned ${1}/office.bpf/peers key 1 0 0 0 value $(ip4 "${2}") $(be16 "${3}") 0 0 $(le32 "${4}") 60 0 0 0
 EOF
 }
 passing_undo_rebind_0_or_2_1_1() {
@@ -704,7 +701,7 @@ EOF
 }
 passing_undo_rebind_1_1() {
 	run bpftool batch file - <<EOF
-map update pinned /run/ipipou/bpf/office/peers key 2 0 0 0 value $(ip4 "${1}") $(be16 "${2}") 0 0 0 0 0 0 0 0 0 0
+map update pinned ${1}/office.bpf/peers key 2 0 0 0 value $(ip4 "${2}") $(be16 "${3}") 0 0 0 0 0 0 0 0 0 0
 EOF
 }
 passing_undo_rebind_1_or_1_1_1() {
@@ -719,10 +716,10 @@ undo_bind_1_6() {
 	run ip -4 rule del lookup 10001 pref 29005
 }
 undo_clsact_0() {
-	needed tc filter show dev s0 ingress || needed tc filter show dev s0 egress || run tc qdisc del dev s0 clsact
+	! quiet ip link show dev s0 || needed tc filter show dev s0 ingress || needed tc filter show dev s0 egress || run tc qdisc del dev s0 clsact
 }
 undo_ingress_0() {
-	run tc filter del dev s0 ingress protocol ip pref 17280 handle 0x55475d19 bpf
+	! quiet tc filter get dev s0 ingress protocol all pref 17280 handle 0x55475d19 bpf || run tc filter del dev s0 ingress protocol all pref 17280 handle 0x55475d19 bpf
 }
 undo_object() {
 	run rm -f "${1}/office.bpf.o"
@@ -733,14 +730,14 @@ undo_outer_rule_from_1() {
 undo_outer_rule_to_1() {
 	run ip -4 rule del to "${1}" lookup main pref 29003
 }
-undo_up_21() {
+undo_up_19() {
 	run ip link del dev ipipou0
 }
-undo_up_4() {
-	! quiet mountpoint -q /run/ipipou/bpf || needed find /run/ipipou/bpf -mindepth 1 -type d || run umount /run/ipipou/bpf
+undo_up_3() {
+	run rmdir "${1}/office.bpf"
 }
-undo_up_6() {
-	run rm -rf /run/ipipou/bpf/office
+undo_up_4() {
+	! quiet mountpoint -q "${RUN_DIR}/office.bpf" || run umount "${1}/office.bpf"
 }
 
 # The compiled BPF programs (datapath/ipipou.bpf.c), gzip in base64.
@@ -756,9 +753,9 @@ status() {
 	show ip route show dev ipipou0 table all
 	show tc -s filter show dev s0 ingress
 	[ -s "$JOURNAL" ] || return 0
-	counters 'ipipou0 peer 0' 1 /run/ipipou/bpf/office/counters rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
-	counters 'ipipou0 peer 1' 2 /run/ipipou/bpf/office/counters rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
-	counters nobody 0 /run/ipipou/bpf/office/counters rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
+	counters 'ipipou0 peer 0' 1 "${RUN_DIR}/office.bpf/counters" rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
+	counters 'ipipou0 peer 1' 2 "${RUN_DIR}/office.bpf/counters" rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
+	counters nobody 0 "${RUN_DIR}/office.bpf/counters" rx-packets rx-bytes tx-packets tx-bytes stranger source expired no-data fragment congested no-route too-big failed
 }
 
 op_up() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -87,7 +88,7 @@ func (d *demo) programCounters() (drops map[string]int, received int) {
 
 // bpftool reads one of the server's maps. Its file system is in the server's own mount namespace.
 func (d *demo) bpftool(to any, how, name string, more ...string) {
-	pin := fmt.Sprintf("/proc/%d/root/run/ipipou/bpf/server/%s", d.server.Pid(), name)
+	pin := fmt.Sprintf("/proc/%d/root%s/run/server.bpf/%s", d.server.Pid(), filepath.Join(d.dir, d.net.Srv.Name), name)
 	out := d.net.Srv.Run(d, append([]string{"bpftool", "-j", "map", how, "pinned", pin}, more...)...)
 	if err := json.Unmarshal([]byte(out), to); err != nil {
 		d.Fatalf("bpftool: %v: %s", err, out)
