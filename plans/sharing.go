@@ -30,7 +30,11 @@ func (c Config) fitting() error {
 		fault := func(format string, args ...any) error {
 			return fmt.Errorf("tunnel %d (%s): %s", i+1, t.Dev, fmt.Sprintf(format, args...))
 		}
+		_, known := first[t.Dev]
 		for _, is6 := range []bool{false, true} {
+			if known {
+				break // its prefixes are those of all
+			}
 			if n := len(datapath.Lengths(t.bpf.prefixes, is6)); n > datapath.MaxLengths && t.Backend == BPF && !t.sole() {
 				return fault("its peers' networks have %d different prefix lengths, and the BPF data path takes %d", n, datapath.MaxLengths)
 			}

@@ -24,7 +24,7 @@ import (
 const hubSizes = "1 100 1000 10000"
 
 // BenchmarkPeers prints what a hub's peers cost, one port and one interface for all of them: its start, to bind one of
-// them anew, and the data of one and of many in turn. It runs on the host (IPIPOU_LAB_HOST=1, see `make bench-peers`).
+// them anew, and the data of one and of many in turn. It runs on the host (IPIPOU_LAB_HOST=1, see `make bench-host`).
 func BenchmarkPeers(b *testing.B) {
 	onHost(b)
 	sizes := os.Getenv("IPIPOU_LAB_PEERS")
