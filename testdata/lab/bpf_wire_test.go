@@ -134,7 +134,7 @@ func TestKernelToBPF(t *testing.T) {
 			w := newWire(t)
 			before := snapshots(t, w.a, w.b)
 			procs := static(t, w.dir, w.ends(m.mode, m.encap, "bpf", "kernel", m.inner4, m.inner6)...)
-			w.carries(t, "ipipou0", m.inner4, m.inner6, 20_000_000)
+			w.carries(t, "ipipou0", m.inner4, m.inner6, 4_000_000)
 			stop(t, procs...)
 			sameStates(t, "after the tunnel", w.dir, before)
 		})
@@ -157,7 +157,7 @@ func TestPlainKernelToBPF(t *testing.T) {
 			pair := map[bool][2]string{false: {"10.9.0.1", "10.9.0.2"}, true: {"fd09::1", "fd09::2"}}[is6]
 			w.a.fullPing(t, "ipipou0", pair[1])
 			w.b.fullPing(t, "t0", pair[0])
-			if err := both(w.a, w.b, pair[0], pair[1], 20_000_000); err != nil {
+			if err := both(w.a, w.b, pair[0], pair[1], 4_000_000); err != nil {
 				t.Error(err)
 			}
 			stop(t, procs...)
@@ -189,10 +189,14 @@ func TestKernelPeersOfBPF(t *testing.T) {
 			}
 			p.works(t, 0)
 			p.works(t, 1)
+			size := int64(2_000_000)
+			if name == "BPF hub" {
+				size *= 10
+			}
 			var all sync.WaitGroup
 			for i, ns := range []*NS{p.C1, p.C2} {
 				all.Go(func() {
-					if err := both(ns, p.Srv, clientInner[i], p.serverInner(i), 20_000_000); err != nil {
+					if err := both(ns, p.Srv, clientInner[i], p.serverInner(i), size); err != nil {
 						t.Errorf("client %d: %v", i, err)
 					}
 				})
