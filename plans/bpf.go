@@ -48,14 +48,13 @@ func (c *Config) place() {
 	name := fnv.New32a()
 	name.Write([]byte(c.Name))
 	groups, outers, mtus := map[string]int{}, map[string]string{}, map[string]string{}
-	leads, shared := map[string]int{}, map[string]int{}
+	leads := map[string]int{}
 	number := 1
 	for i := range c.Tunnels {
 		t := &c.Tunnels[i]
 		if option, _ := t.beyondBPF(); option != "" {
 			continue
 		}
-		shared[t.Dev]++
 		if groups[t.Dev] == 0 {
 			groups[t.Dev] = len(groups) + 1
 		}
@@ -75,6 +74,7 @@ func (c *Config) place() {
 			group:  groups[t.Dev],
 			first:  number,
 			peers:  max(1, len(t.nodes())),
+			shared: t.bpf.shared,
 			lead:   leads[t.outerDev()],
 			index:  numbered("TUN_INDEX", groups[t.Dev]-1),
 			outer:  outers[t.outerDev()],
@@ -83,9 +83,7 @@ func (c *Config) place() {
 		number += t.bpf.peers
 	}
 	prefixes := map[string][]netip.Prefix{}
-	for i := range c.Tunnels {
-		t := &c.Tunnels[i]
-		t.bpf.shared = shared[t.Dev] > 1
+	for _, t := range c.Tunnels {
 		prefixes[t.Dev] = append(prefixes[t.Dev], t.behind()...)
 	}
 	for i := range c.Tunnels {
@@ -205,11 +203,15 @@ func (t Tunnel) endpoints() (keys []string) {
 
 // peerLine binds the tunnel's peer, wherever it is.
 func (t Tunnel) peerLine(ip, port string) string {
-	since := datapath.Number(0)
+	return t.peerEntry(t.bpf.first, datapath.Peer(form(ip, "ip4"), t.peerPortBytes(port), t.since(), t.Auth.Lifetime))
+}
+
+// since is when the peer's silence began to count, if it does.
+func (t Tunnel) since() string {
 	if t.Auth.Lifetime > 0 {
-		since = "${" + uptime + ".le32}"
+		return "${" + uptime + ".le32}"
 	}
-	return t.peerEntry(t.bpf.first, datapath.Peer(form(ip, "ip4"), t.peerPortBytes(port), since, t.Auth.Lifetime))
+	return datapath.Number(0)
 }
 
 func (t Tunnel) peerEntry(number int, value string) string {

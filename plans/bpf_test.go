@@ -121,6 +121,12 @@ func TestSharingRefused(t *testing.T) {
 			t.Errorf("%s: error %v, want %s", c.new, err, c.want)
 		}
 	}
+	// One that BPF can't carry is refused also where nobody said backend.
+	text := strings.Replace(hub, "backend", "# backend", 1)
+	_, err := fromTOML(t, strings.Replace(text, "number = 1", "number = 1\nencap-csum = true", 1))
+	if want := "tunnel 2 (ipipou0): several tunnels have this interface, which takes backend bpf: encap-csum: the outer UDP header has no checksum: leave it out"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
 	// Undecided, they can only be BPF's.
 	c, err := fromTOML(t, strings.Replace(hub, "backend", "# backend", 1))
 	if err != nil || c.Undecided() || c.Tunnels[0].Backend != BPF {

@@ -260,11 +260,7 @@ func (t Tunnel) bpfBind() Plan {
 
 // bpfRebind is the plan for a bound peer that authenticated from elsewhere.
 func (t Tunnel) bpfRebind() Plan {
-	since := datapath.Number(0)
-	if t.Auth.Lifetime > 0 {
-		since = "${" + uptime + ".le32}"
-	}
-	old := datapath.Peer("${"+OldIP+".ip4}", "${"+OldPort+".be16}", since, t.Auth.Lifetime)
+	old := datapath.Peer("${"+OldIP+".ip4}", "${"+OldPort+".be16}", t.since(), t.Auth.Lifetime)
 	steps := t.admitted(Step{Comment: "the peer is at its new address, and no more at the old one"}, old)
 	return Plan{Name: "rebind", Steps: append(steps, t.movedRules()...)}
 }
