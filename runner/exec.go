@@ -64,6 +64,7 @@ type StepError struct {
 	Command plans.Command
 	Stderr  string
 	Err     error
+	More    int // commands after it, one of which it may have been instead
 }
 
 // Error is one line: the command, and what it said or how it ended.
@@ -75,7 +76,11 @@ func (e *StepError) Error() string {
 	case errors.Is(e.Err, ErrTimeout):
 		said = e.Err.Error() + ": " + said
 	}
-	return strings.Join(e.Command.Argv, " ") + ": " + said
+	command := strings.Join(e.Command.Argv, " ")
+	if e.More > 0 {
+		command += fmt.Sprintf(" (or one of %d after it)", e.More)
+	}
+	return command + ": " + said
 }
 
 func (e *StepError) Unwrap() error { return e.Err }

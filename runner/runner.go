@@ -78,20 +78,22 @@ func (r *Runner) Run(ctx context.Context, p plans.Plan, vars map[string]string) 
 	mark := r.Journal.Mark()
 	took, err = r.steps(ctx, p.Steps, vars)
 	if err != nil {
-		return nil, errors.Join(err, r.undo(r.Journal.Since(mark), false))
+		// What was killed may not have been done.
+		return nil, errors.Join(err, r.undo(r.Journal.Since(mark), errors.Is(err, ErrTimeout)))
 	}
 	return took, r.Journal.Keep(mark)
 }
 
 func (r *Runner) steps(ctx context.Context, steps []plans.Step, vars map[string]string) (took []string, err error) {
-	for _, s := range steps {
+	for len(steps) > 0 {
 		if ctx.Err() != nil {
-			return nil, &StepError{Command: s.Do, Err: ErrInterrupted}
+			return nil, &StepError{Command: steps[0].Do, Err: ErrInterrupted}
 		}
-		way, err := r.step(s, vars)
+		done, way, err := r.some(steps, vars)
 		if err != nil {
 			return nil, err
 		}
+		steps = steps[done:]
 		if way == nil {
 			continue
 		}
@@ -106,61 +108,89 @@ func (r *Runner) steps(ctx context.Context, steps []plans.Step, vars map[string]
 	return took, nil
 }
 
+// some does the first of the steps, or several by one process. It returns how many,
+// and the way on that the failure of the last of them opened, if any.
+func (r *Runner) some(steps []plans.Step, vars map[string]string) (done int, way *plans.Else, err error) {
+	if together := r.together(steps, vars); len(together) > 1 {
+		return r.batch(together, vars)
+	}
+	way, err = r.step(steps[0], vars)
+	return 1, way, err
+}
+
+// expand puts the values into all commands of a step.
+func expand(s plans.Step, vars map[string]string) (plans.Step, error) {
+	s.UndoUnless = slices.Clone(s.UndoUnless)
+	all := []*plans.Command{&s.Do, &s.Undo, &s.If, &s.Unless, &s.UndoIf, &s.Ask.Query}
+	for i := range s.UndoUnless {
+		all = append(all, &s.UndoUnless[i])
+	}
+	for _, c := range all {
+		expanded, err := c.Expand(vars)
+		if err != nil {
+			return s, &StepError{Command: *c, Err: err}
+		}
+		*c = expanded
+	}
+	return s, nil
+}
+
 // step does one step, and returns the way on that its failure opened, if any.
 func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error) {
-	if s.Ask.Name != "" {
+	s, err := expand(s, vars)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Ask.Name != "":
 		value, err := r.Ask(s.Ask, vars)
 		if err != nil {
 			return nil, &StepError{Command: s.Ask.Query, Err: err}
 		}
 		vars[s.Ask.Name] = value
 		return nil, nil
-	}
-	do, undo, wanted, needless, undoIf := s.Do, s.Undo, s.If, s.Unless, s.UndoIf
-	undoUnless := slices.Clone(s.UndoUnless)
-	all := []*plans.Command{&do, &undo, &wanted, &needless, &undoIf}
-	for i := range undoUnless {
-		all = append(all, &undoUnless[i])
-	}
-	for _, c := range all {
-		expanded, err := c.Expand(vars)
-		if err != nil {
-			return nil, &StepError{Command: *c, Err: err}
-		}
-		*c = expanded
-	}
-	switch {
 	case s.Absent != "":
-		if r.holds(do) {
-			return nil, &StepError{Command: do, Err: errors.New(s.Absent)}
+		if r.holds(s.Do) {
+			return nil, &StepError{Command: s.Do, Err: errors.New(s.Absent)}
 		}
 		return nil, nil
 	case s.Key != "" && r.Journal.Pending(s.Key) != nil:
 		return nil, nil
-	case !s.Unless.IsZero() && r.holds(needless), !s.If.IsZero() && !r.holds(wanted):
+	case !s.Unless.IsZero() && r.holds(s.Unless), !s.If.IsZero() && !r.holds(s.If):
 		return nil, nil
 	case s.TakeBack != "":
 		return nil, r.takeBack(s)
 	}
-	id := 0
-	var err error
-	if !undo.IsZero() {
-		if id, err = r.Journal.Note(Entry{Undo: undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: undoUnless, If: undoIf}); err != nil {
-			return nil, &StepError{Command: do, Err: err}
-		}
+	id, err := r.note(s)
+	if err != nil || s.Do.IsZero() {
+		return nil, err
 	}
-	if do.IsZero() {
-		return nil, nil
-	}
-	stderr, err := r.run(do)
+	stderr, err := r.run(s.Do)
 	if err == nil {
 		return nil, nil
 	}
+	return r.failed(s, id, stderr, err, vars)
+}
+
+// note puts the step's undo into the journal; the id is 0 if it has none.
+func (r *Runner) note(s plans.Step) (id int, err error) {
+	if s.Undo.IsZero() {
+		return 0, nil
+	}
+	id, err = r.Journal.Note(Entry{Undo: s.Undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless, If: s.UndoIf})
+	if err != nil {
+		return 0, &StepError{Command: s.Do, Err: err}
+	}
+	return id, nil
+}
+
+// failed decides what follows when a step has failed.
+func (r *Runner) failed(s plans.Step, id int, stderr string, err error, vars map[string]string) (*plans.Else, error) {
 	// A command that was killed may have done its work: its undo stays. One
 	// that said no has done nothing.
 	if id != 0 && !errors.Is(err, ErrTimeout) {
 		if err := r.Journal.Drop(id); err != nil {
-			return nil, &StepError{Command: do, Err: err}
+			return nil, &StepError{Command: s.Do, Err: err}
 		}
 	}
 	for i, e := range s.Else {
@@ -168,19 +198,28 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 			continue
 		}
 		if e.Error != "" {
-			return nil, &StepError{Command: do, Err: fmt.Errorf("%s (%s)", e.Error, e.When.In(stderr))}
+			return nil, &StepError{Command: s.Do, Err: fmt.Errorf("%s (%s)", e.Error, e.When.In(stderr))}
 		}
 		if r.confirm(e, vars) {
 			r.Log.Warn(e.Say)
 			return &s.Else[i], nil
 		}
 	}
-	failed := &StepError{Command: do, Stderr: stderr, Err: err}
+	failed := &StepError{Command: s.Do, Stderr: stderr, Err: err}
 	if s.MayFail {
 		r.Log.Debug("not needed, goes on", "error", failed)
 		return nil, nil
 	}
 	return nil, failed
+}
+
+func (r *Runner) echo(steps ...plans.Step) {
+	if r.Echo == nil {
+		return
+	}
+	for _, s := range steps {
+		r.Echo(s.Do)
+	}
 }
 
 func (r *Runner) run(c plans.Command) (stderr string, err error) {
@@ -236,27 +275,35 @@ func (r *Runner) Recover() error {
 }
 
 func (r *Runner) undo(entries []Entry, tolerant bool) error {
-	failed := 0
-	for i := len(entries) - 1; i >= 0; i-- {
-		e := entries[i]
-		if r.wanted(e) {
-			stderr, err := r.run(e.Undo)
-			gone := err != nil && isGone(e.Undo, stderr)
-			if err != nil && !(tolerant && (gone || e.Once)) {
+	failed, all := 0, len(entries)
+	for len(entries) > 0 {
+		some, b := undos(entries)
+		outcomes := make([]outcome, max(len(some), 1))
+		if len(some) > 1 {
+			outcomes = r.runAll(&b, some)
+		} else if some = []Entry{entries[len(entries)-1]}; r.wanted(some[0]) {
+			outcomes[0].stderr, outcomes[0].err = r.run(some[0].Undo)
+		}
+		var done []int
+		for i, e := range some {
+			o := outcomes[i]
+			gone := o.err != nil && isGone(e.Undo, o.stderr)
+			if o.err != nil && !(gone && o.again) && !(tolerant && (gone || e.Once)) {
 				failed++
-				r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: stderr, Err: err})
+				r.Log.Error("undo failed", "error", &StepError{Command: e.Undo, Stderr: o.stderr, Err: o.err})
 			}
-			if err != nil && !gone && !e.Once {
-				continue // it stays in the journal, for the next start to try again
+			if o.err == nil || gone || e.Once { // else it stays in the journal, for the next start to try again
+				done = append(done, e.ID)
 			}
 		}
-		if err := r.Journal.Drop(e.ID); err != nil {
+		if err := r.Journal.Drop(done...); err != nil {
 			failed++
 			r.Log.Error("journal", "error", err)
 		}
+		entries = entries[:len(entries)-len(some)]
 	}
 	if failed > 0 {
-		return fmt.Errorf("%w: %d of %d undos", ErrUndo, failed, len(entries))
+		return fmt.Errorf("%w: %d of %d undos", ErrUndo, failed, all)
 	}
 	return nil
 }

@@ -18,14 +18,18 @@ import (
 
 // fake is a host on which some commands fail.
 type fake struct {
-	ran  []string
-	fail map[string]string // command: stderr
-	out  map[string]string
-	ctx  func(command string)
+	ran     []string
+	fail    map[string]string // command: stderr
+	out     map[string]string
+	ctx     func(command string)
+	batches int
 }
 
 func (f *fake) exec(c plans.Command) (string, string, error) {
 	line := strings.Join(c.Argv, " ")
+	if head, ok := strings.CutSuffix(line, " -batch -"); ok {
+		return f.batch(head, c.Stdin)
+	}
 	f.ran = append(f.ran, line)
 	if f.ctx != nil {
 		f.ctx(line)

@@ -1,7 +1,24 @@
 #!/bin/sh
 # Stands in for ip, nft, modprobe and sysctl: notes the call, prints the file of that
 # name in answers/ if there is one, and fails with $FAIL_SAYS where the call begins with
-# $FAIL.
+# $FAIL. A batch is done line by line.
+call=$*
+case $call in
+*"-batch -")
+	options=${call%-batch -} n=0 failed=0
+	case $options in *"-force "*) force=1 options=${options%-force } ;; *) force= ;; esac
+	while read -r line; do
+		n=$((n + 1))
+		# shellcheck disable=SC2086 # the words are wanted
+		"$0" $options $line </dev/null || {
+			echo "Command failed -:$n" >&2
+			failed=1
+			[ "$force" ] || exit 1
+		}
+	done
+	exit "$failed"
+	;;
+esac
 call="${0##*/} $*"
 [ "$call" != "nft -f -" ] || call="$call $(cat | tr '\n' ' ')"
 printf '%s\n' "$call" >>"$CALLS"
