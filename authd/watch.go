@@ -1,9 +1,12 @@
 package authd
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/socket"
@@ -11,31 +14,78 @@ import (
 )
 
 // WatchAddrs returns a channel of capacity 1 that yields a value after IPv4 or
-// IPv6 addresses or links have changed, one for any number of changes not yet
-// received (rtnetlink(7), groups RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR and
-// RTMGRP_LINK). What has changed is for the receiver to look up; it may be
-// nothing, as each router advertisement renews IPv6 addresses' lifetimes. The
+// IPv6 addresses, links or their filters have changed, one for any number of changes
+// not yet received (rtnetlink(7), groups RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR,
+// RTMGRP_LINK and that of tc). What has changed is for the receiver to look up; it may
+// be nothing, as each router advertisement renews IPv6 addresses' lifetimes. The
 // channel is not closed: after ctx has ended it yields no more.
 func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
-	c, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, "netlink", nil)
+	groups := uint32(unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK | 1<<(unix.RTNLGRP_TC-1))
+	return watch(ctx, unix.NETLINK_ROUTE, groups, func([]byte) bool { return true })
+}
+
+// WatchTables returns a channel like that of WatchAddrs, for deletions in nftables:
+// of a table with one of these names in any family, or of rules, chains and sets in
+// one. Elements that come and go are none. It takes CAP_NET_ADMIN.
+func WatchTables(ctx context.Context, names []string) (<-chan struct{}, error) {
+	return watch(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), func(b []byte) bool { return deletes(b, names) })
+}
+
+// deletes reports whether one of the messages in b says that something of those tables
+// is gone. A message is a header (16 bytes; netlink(7)), struct nfgenmsg (4 bytes) and
+// attributes, of which the first of all these kinds is the table's name
+// (linux/netfilter/nf_tables.h). One that can't be read counts.
+func deletes(b []byte, names []string) bool {
+	const head, nfgen, attr = 16, 4, 4
+	for len(b) >= head {
+		n := int(binary.NativeEndian.Uint32(b))
+		if n < head || n > len(b) {
+			return true
+		}
+		kind := int(binary.NativeEndian.Uint16(b[4:]))
+		msg := b[head:n]
+		b = b[min((n+3)&^3, len(b)):]
+		if kind>>8 != unix.NFNL_SUBSYS_NFTABLES {
+			continue
+		}
+		switch kind & 0xff {
+		case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET:
+		default:
+			continue
+		}
+		if len(msg) < nfgen+attr {
+			return true
+		}
+		msg = msg[nfgen:]
+		length, first := int(binary.NativeEndian.Uint16(msg)), binary.NativeEndian.Uint16(msg[2:])
+		if first != unix.NFTA_TABLE_NAME || length < attr || length > len(msg) {
+			return true
+		}
+		name := string(bytes.TrimRight(msg[attr:length], "\x00"))
+		if slices.Contains(names, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// watch subscribes to groups of netlink messages, as a mask.
+func watch(ctx context.Context, family int, groups uint32, counts func([]byte) bool) (<-chan struct{}, error) {
+	c, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, family, "netlink", nil)
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
-	err = c.Bind(&unix.SockaddrNetlink{
-		Family: unix.AF_NETLINK,
-		Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK,
-	})
-	if err != nil {
+	if err := c.Bind(&unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
 	changed := make(chan struct{}, 1)
 	go func() {
 		defer c.Close()
-		// Messages are cut off at this, as they are not read.
-		buf := make([]byte, 1)
+		// As the kernel's: NLMSG_GOODSIZE is a page, or 8 KiB.
+		buf := make([]byte, 8<<10)
 		for {
-			_, _, err := c.Recvfrom(ctx, buf, 0)
+			n, _, err := c.Recvfrom(ctx, buf, 0)
 			if ctx.Err() != nil {
 				return
 			}
@@ -44,6 +94,9 @@ func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
 				if sleep(ctx, time.Second) != nil {
 					return
 				}
+				continue
+			}
+			if err == nil && !counts(buf[:n]) {
 				continue
 			}
 			select {

@@ -26,7 +26,8 @@ type Instance struct {
 
 	run  *runner.Runner
 	dir  string // of the journal
-	vars map[string]string
+	mu   sync.Mutex
+	vars map[string]string // read and changed by values and learn, once the instance is up
 }
 
 // Run brings the instance up, runs it until ctx ends or it fails, and undoes
@@ -150,10 +151,16 @@ func (in *Instance) serve(ctx context.Context) error {
 	var clients []*client
 	var servers []plans.Tunnel
 	var movers []*mover
+	var listening *server
 	for _, t := range in.Config.Tunnels {
 		switch t.Role {
 		case plans.Server:
 			servers = append(servers, t)
+			if t.Backend == plans.BPF && !slices.ContainsFunc(movers, func(m *mover) bool { return m.tunnel.Dev == t.Dev }) {
+				s := &static{newMover(in, t)}
+				movers = append(movers, s.mover)
+				parts = append(parts, s.run)
+			}
 		case plans.Static:
 			s := newStatic(in, t)
 			movers = append(movers, s.mover)
@@ -181,7 +188,13 @@ func (in *Instance) serve(ctx context.Context) error {
 		}
 		defer s.auth.Close()
 		parts = append(parts, s.auth.Serve)
+		listening = s
 	}
+	mends := newMender(in, listening, movers)
+	if listening != nil {
+		listening.mends = mends
+	}
+	parts = append(parts, mends.run)
 	var running sync.WaitGroup
 	for _, part := range parts {
 		running.Go(func() {

@@ -28,9 +28,23 @@ type mover struct {
 }
 
 func newMover(in *Instance, t plans.Tunnel) *mover {
-	m := &mover{in: in, again: make(chan struct{}, 1), tunnel: t, vars: maps.Clone(in.vars)}
+	m := &mover{in: in, again: make(chan struct{}, 1), tunnel: t, vars: in.values()}
 	m.index = m.outer()
 	return m
+}
+
+// relink makes the tunnel's interface anew, which somebody has deleted.
+func (m *mover) relink(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err := m.in.run.Run(ctx, m.tunnel.Relink(false), m.vars)
+	return err
+}
+
+func (m *mover) learn(vars map[string]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	relearn(m.vars, vars)
 }
 
 func (m *mover) trigger() {
@@ -42,11 +56,7 @@ func (m *mover) trigger() {
 
 // outer is the index of the tunnel's outer interface, 0 if none was given.
 func (m *mover) outer() int {
-	dev, err := net.InterfaceByName(m.tunnel.FOUDev)
-	if err != nil {
-		return 0
-	}
-	return dev.Index
+	return index(m.tunnel.FOUDev)
 }
 
 func (m *mover) remote() netip.AddrPort {
@@ -62,8 +72,12 @@ func (m *mover) fresh() (vars map[string]string, changed bool, err error) {
 			vars[name] = value
 		}
 	}
+	own := m.tunnel.OwnVars()
+	if m.tunnel.Role == plans.Server { // who waits at an address stays with it
+		own = slices.DeleteFunc(own, func(name string) bool { return name == m.tunnel.IPVar() })
+	}
 	for _, v := range m.in.Config.Facts() {
-		if v.Name != "" && slices.Contains(m.tunnel.OwnVars(), v.Name) {
+		if v.Name != "" && slices.Contains(own, v.Name) {
 			if vars[v.Name], err = m.in.run.Ask(v, vars); err != nil {
 				return nil, false, err
 			}
@@ -87,12 +101,13 @@ func (m *mover) follow() error {
 		return err
 	}
 	m.owed = true
-	index := m.outer()
+	outer := m.outer()
 	if _, err := m.in.run.Run(context.Background(), m.tunnel.Move(), vars); err != nil {
 		return err
 	}
 	before, after := m.vars, vars
-	m.vars, m.index, m.owed = vars, index, false
+	m.vars, m.index, m.owed = vars, outer, false
+	m.in.learn(vars)
 	said := false
 	for name, new := range after {
 		if old := before[name]; old != new && slices.Contains(m.tunnel.Addressing(), name) {

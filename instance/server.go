@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"ipipou/authd"
 	"ipipou/plans"
@@ -20,6 +21,9 @@ type server struct {
 	ctx   context.Context
 	fail  context.CancelCauseFunc
 	auth  *authd.Server
+	mends *mender
+
+	mu    sync.Mutex
 	bound []binding
 }
 
@@ -54,18 +58,44 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 	return s, nil
 }
 
-// bind makes the authenticated peer the one that the tunnel leads to.
+// alt reports whether the peer is bound by the alternate local address.
+func (b binding) alt() bool { return b.local == b.tunnel.FOUIPAlt }
+
+// bindings are who is bound to each tunnel now.
+func (s *server) bindings() []binding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.bound)
+}
+
+// bind makes the authenticated peer the one that the tunnel leads to. If that fails
+// because somebody took away what it needs, it is tried once more with that put back.
 func (s *server) bind(i int, peer netip.AddrPort) error {
+	err := s.move(i, peer)
+	if err != nil && s.ctx.Err() == nil {
+		if _, mended := s.mends.all(s.ctx); mended {
+			err = s.move(i, peer)
+		}
+	}
+	if err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
+func (s *server) move(i int, peer netip.AddrPort) *Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	b := &s.bound[i]
 	t := b.tunnel
 	if b.peer == peer && t.Auth.Lifetime == 0 {
 		return nil // a keepalive
 	}
-	at, err := local(t, s.in.vars)
+	vars := s.in.values()
+	at, err := local(t, vars)
 	if err != nil {
-		return err
+		return &Error{ExitBind, err}
 	}
-	vars := maps.Clone(s.in.vars)
 	maps.Copy(vars, t.PeerVars(peer))
 	plan, code := t.Bind(), ExitBind
 	switch {
@@ -77,7 +107,7 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 	}
 	took, err := s.in.run.Run(s.ctx, plan, vars)
 	if err != nil {
-		return s.failed(&Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Title(), plan.Name, peer, err)})
+		return &Error{code, fmt.Errorf("%s: %s to %s failed: %w", t.Title(), plan.Name, peer, err)}
 	}
 	switch {
 	case b.peer == peer:
@@ -90,6 +120,37 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 	b.peer, b.local = peer, at.Addr()
 	if t.ForceAlt || slices.Contains(took, plans.TookAlt) {
 		b.local = t.FOUIPAlt
+	}
+	return nil
+}
+
+// redo runs a plan for a tunnel whose peer is bound, with the values of that one.
+func (s *server) redo(ctx context.Context, i int, plan func(t plans.Tunnel, alt bool) plans.Plan) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.bound[i]
+	if !b.peer.IsValid() {
+		return nil
+	}
+	vars := s.in.values()
+	maps.Copy(vars, b.tunnel.PeerVars(b.peer))
+	_, err := s.in.run.Run(ctx, plan(b.tunnel, b.alt()), vars)
+	return err
+}
+
+// rehome hangs on an outer interface what hung on another one of its name.
+func (s *server) rehome(ctx context.Context, dev string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.bound {
+		if b.tunnel.FOUDev != dev || b.tunnel.Backend == plans.BPF {
+			continue
+		}
+		vars := s.in.values()
+		maps.Copy(vars, b.tunnel.PeerVars(b.peer))
+		if _, err := s.in.run.Run(ctx, b.tunnel.Rehome(b.peer.IsValid(), b.alt()), vars); err != nil {
+			return err
+		}
 	}
 	return nil
 }

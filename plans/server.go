@@ -1,6 +1,9 @@
 package plans
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Bind is the plan for a peer that authenticated for the first time.
 func (t Tunnel) Bind() Plan {
@@ -142,13 +145,19 @@ func (t Tunnel) admission(peerIP, peerPort string) []string {
 
 // admit lets the peer through the gate to its tunnel's local address.
 func (t Tunnel) admit(local string, alt bool) []string {
+	lines := t.elements(local, alt)
+	if t.Auth.Lifetime == 0 {
+		return lines
+	}
+	return slices.Insert(lines, len(lines)-1, t.admission(t.peerIP(), t.peerPort())...)
+}
+
+// elements are the peer in the gate, whether or not its admission has run out.
+func (t Tunnel) elements(local string, alt bool) []string {
 	el := t.element(t.peerIP(), t.peerPort())
 	lines := []string{fmt.Sprintf("add element ip %s %s { %s . %s }", t.Table, t.bare(), t.peerIP(), local)}
 	if alt {
 		lines = append(lines, fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, local))
-	}
-	if t.Auth.Lifetime > 0 {
-		lines = append(lines, t.admission(t.peerIP(), t.peerPort())...)
 	}
 	return append(lines, fmt.Sprintf("add element ip %s peers { %s : %s }", t.Table, el, t.way(alt)))
 }

@@ -67,6 +67,17 @@ func (r *Runner) Ask(v plans.Var, vars map[string]string) (string, error) {
 	return "", errors.New(v.Missing)
 }
 
+// Look runs a command that changes nothing, between two plans and not within one.
+func (r *Runner) Look(c plans.Command) (stdout string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	stdout, stderr, err := r.Exec(c)
+	if err != nil {
+		return "", &StepError{Command: c, Stderr: stderr, Err: err}
+	}
+	return stdout, nil
+}
+
 // Run runs a plan to its end. It returns the names of the ways on that were
 // taken. If a step fails, what the plan did before is undone in reverse order,
 // and the error is a *StepError (joined with ErrUndo if that went wrong too).

@@ -1,0 +1,291 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"ipipou/authd"
+	"ipipou/plans"
+)
+
+const (
+	// settle is how long changes are gathered: who loads a firewall anew, or takes a
+	// network down, makes many.
+	settle = 200 * time.Millisecond
+
+	// retryMend is when what could not be put back is tried again, if nothing happens
+	// before. It also bounds a fight with somebody who takes it away each time.
+	retryMend = 3 * time.Second
+)
+
+// A mender notices what others take away from an instance that is up, and puts it
+// back.
+type mender struct {
+	in     *Instance
+	server *server  // nil without
+	movers []*mover // of clients and static tunnels
+	guards []*guard
+	outer  map[string]int    // index of servers' outer interfaces
+	told   map[string]string // what could not be put back, and why
+	last   map[string]time.Time
+
+	mu sync.Mutex // one look at all at a time
+}
+
+type guard struct {
+	plans.Guard
+	was string // what its look printed
+}
+
+func newMender(in *Instance, s *server, movers []*mover) *mender {
+	m := &mender{in: in, server: s, outer: map[string]int{}, told: map[string]string{}, last: map[string]time.Time{}}
+	for _, mv := range movers {
+		if mv.tunnel.Role != plans.Server {
+			m.movers = append(m.movers, mv)
+		}
+	}
+	for _, g := range in.Config.Guards() {
+		was, err := m.look(g.Look)
+		if err != nil {
+			in.Log.Warn(fmt.Sprintf("%s can't be watched: %v", g.What, err))
+			continue
+		}
+		m.guards = append(m.guards, &guard{g, was})
+	}
+	for _, t := range in.Config.Tunnels {
+		if t.Role == plans.Server && t.Backend != plans.BPF {
+			m.outer[t.FOUDev] = index(t.FOUDev)
+		}
+	}
+	return m
+}
+
+// run looks after each change, until ctx ends.
+func (m *mender) run(ctx context.Context) error {
+	links, err := authd.WatchAddrs(ctx)
+	if err != nil {
+		return err
+	}
+	rules, err := authd.WatchTables(ctx, m.in.Config.Tables())
+	if err != nil {
+		return err
+	}
+	// What was lost before there was somebody to notice is noticed too.
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-links:
+		case <-rules:
+		case <-again.C:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(settle):
+		}
+		if whole, _ := m.all(ctx); !whole {
+			again.Reset(retryMend)
+		}
+	}
+}
+
+// all looks at everything, and says whether all is there now, and whether something
+// of it was put back.
+func (m *mender) all(ctx context.Context) (whole, mended bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	whole = true
+	put := func(what string, back func(context.Context) error) {
+		if m.mend(ctx, what, back) {
+			mended = true
+		} else {
+			whole = false
+		}
+	}
+	for _, g := range m.guards {
+		if !m.intact(g) {
+			put(g.What, func(ctx context.Context) error { return m.restore(ctx, g) })
+		}
+	}
+	links, addrs, err := present()
+	if err != nil {
+		return false, mended
+	}
+	seen := map[string]bool{}
+	for _, t := range m.in.Config.Tunnels {
+		if t.Backend == plans.BPF && !links[t.Dev] && !seen[t.Dev] {
+			seen[t.Dev] = true
+			put("the interface "+t.Dev, func(ctx context.Context) error { return m.remake(ctx, t.Dev) })
+		}
+	}
+	for _, mv := range m.movers {
+		if mv.tunnel.Backend != plans.BPF && !links[mv.tunnel.Dev] {
+			put("the interface "+mv.tunnel.Dev, mv.relink)
+		}
+	}
+	if m.server == nil {
+		return whole, mended
+	}
+	for dev, was := range m.outer {
+		if now := index(dev); now != 0 && now != was {
+			put("what hung on "+dev, func(ctx context.Context) error {
+				m.outer[dev] = now
+				err := m.server.rehome(ctx, dev)
+				if err != nil {
+					m.outer[dev] = was
+				}
+				return err
+			})
+		}
+	}
+	for i, b := range m.server.bindings() {
+		if b.tunnel.Backend == plans.BPF || !b.peer.IsValid() {
+			continue
+		}
+		if !links[b.tunnel.Dev] {
+			put("the interface "+b.tunnel.Dev, func(ctx context.Context) error { return m.server.redo(ctx, i, plans.Tunnel.Relink) })
+		}
+		if b.alt() && !addrs[b.local] {
+			put("the alternate local address "+b.local.String(), func(ctx context.Context) error {
+				return m.server.redo(ctx, i, func(t plans.Tunnel, _ bool) plans.Plan { return t.Retake() })
+			})
+		}
+	}
+	return whole, mended
+}
+
+// mend puts one thing back and says so; what fails is said once.
+func (m *mender) mend(ctx context.Context, what string, back func(context.Context) error) bool {
+	if time.Since(m.last[what]) < retryMend {
+		return false
+	}
+	m.last[what] = time.Now()
+	err := back(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case err == nil:
+		delete(m.told, what)
+		m.in.Log.Warn(what + " was gone: put back")
+	case m.told[what] != err.Error():
+		m.told[what] = err.Error()
+		m.in.Log.Error(fmt.Sprintf("%s is gone, and can't be put back yet: %s", what, strings.ReplaceAll(err.Error(), "\n", "; ")))
+	}
+	return err == nil
+}
+
+func (m *mender) look(c plans.Command) (string, error) {
+	c, err := c.Expand(m.in.values())
+	if err != nil {
+		return "", err
+	}
+	return m.in.run.Look(c)
+}
+
+func (m *mender) intact(g *guard) bool {
+	now, err := m.look(g.Look)
+	return err == nil && g.Same(g.was, now)
+}
+
+// restore makes a table or a filter anew, and lets those in again who are bound.
+func (m *mender) restore(ctx context.Context, g *guard) error {
+	if _, err := m.in.run.Run(ctx, g.Mend, m.in.values()); err != nil {
+		return err
+	}
+	if g.Gate && m.server != nil {
+		var errs []error
+		for i, b := range m.server.bindings() {
+			if b.peer.IsValid() && b.tunnel.Backend != plans.BPF {
+				errs = append(errs, m.server.redo(ctx, i, plans.Tunnel.Reopen))
+			}
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+	}
+	// It may be listed in other words, if others have a hand in it.
+	was, err := m.look(g.Look)
+	g.was = was
+	return err
+}
+
+// remake makes a TUN device of BPF tunnels anew.
+func (m *mender) remake(ctx context.Context, dev string) error {
+	vars := m.in.values()
+	if _, err := m.in.run.Run(ctx, m.in.Config.Remake(dev), vars); err != nil {
+		return err
+	}
+	m.in.learn(vars)
+	for _, mv := range m.movers {
+		mv.learn(vars)
+	}
+	if m.server == nil {
+		return nil
+	}
+	var errs []error
+	for i, b := range m.server.bindings() {
+		if b.tunnel.Dev == dev && b.peer.IsValid() {
+			errs = append(errs, m.server.redo(ctx, i, func(t plans.Tunnel, _ bool) plans.Plan { return t.Reroute() }))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// present are this host's interfaces and their addresses.
+func present() (links map[string]bool, addrs map[netip.Addr]bool, err error) {
+	links, addrs = map[string]bool{}, map[netip.Addr]bool{}
+	devices, err := net.Interfaces()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, d := range devices {
+		links[d.Name] = true
+	}
+	all, err := net.InterfaceAddrs()
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs[p.Addr()] = true
+		}
+	}
+	return links, addrs, err
+}
+
+// index is that of an interface, 0 if there is none of that name.
+func index(name string) int {
+	dev, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return dev.Index
+}
+
+// values are what the instance's plans know of the host.
+func (in *Instance) values() map[string]string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return maps.Clone(in.vars)
+}
+
+// learn takes over the values that have changed.
+func (in *Instance) learn(vars map[string]string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	relearn(in.vars, vars)
+}
+
+func relearn(known, vars map[string]string) {
+	for name := range known {
+		if v, told := vars[name]; told {
+			known[name] = v
+		}
+	}
+}

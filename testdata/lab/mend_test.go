@@ -1,0 +1,172 @@
+package lab
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A taking is what somebody takes away from a host behind the program's back.
+type taking struct {
+	ns   *NS
+	proc func() *Proc
+	argv string // of what takes it
+	gone string // as the log calls it
+}
+
+// putsBack takes something away, waits for the program to say that it has put it back, and looks that all is as it was
+// and that the tunnels work, without anybody having authenticated anew.
+func putsBack(t *testing.T, k taking, works func()) {
+	t.Helper()
+	before := k.ns.quick(t)
+	n := k.proc().Len()
+	k.ns.Run(t, strings.Fields(k.argv)...)
+	k.proc().WaitLogFrom(t, n, `WARN `+regexp.QuoteMeta(k.gone)+` was gone: put back\n`, commandTimeout)
+	Eventually(t, commandTimeout, func() error {
+		if diff := Diff(before, k.ns.quick(t)); diff != "" {
+			return fmt.Errorf("after %s (- before, + now):\n%s", k.argv, diff)
+		}
+		return nil
+	})
+	works()
+	if said := k.proc().Logs()[n:]; count(said, `ERROR|peer (bound|moved)|authenticated`) > 0 {
+		t.Errorf("after %s it said\n%s", k.argv, said)
+	}
+}
+
+// Somebody loads the firewall anew, or deletes an interface: what he took away is put back, of servers and clients.
+func TestMends(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, "forward = true\n", "")
+	edit(t, p.config[0], "number = 1\n", "number = 1\nroutes = [\"default\"]\nauth-lifetime = 3600\n")
+	before := snapshots(t, p.Srv, p.C1)
+	p.start(t)
+	works := func() {
+		t.Helper()
+		p.works(t, 0)
+		p.works(t, 1)
+	}
+	server, client := func() *Proc { return p.server }, func() *Proc { return p.client[0] }
+	works()
+	for _, k := range []taking{
+		{ns: p.Srv, proc: server, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+		{ns: p.Srv, proc: server, argv: "ip addr del 172.29.0.1/32 dev s0", gone: "the alternate local address 172.29.0.1"},
+		{ns: p.Srv, proc: server, argv: "nft flush table inet ipipou0", gone: "the nft table inet ipipou0"},
+		{ns: p.C1, proc: client, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+	} {
+		putsBack(t, k, works)
+	}
+	// Who is bound for a time has to authenticate: nobody knows whether his time had run out.
+	for _, flush := range []string{"nft flush ruleset", "nft flush table ip ipipou0", "nft delete table ip ipipou0"} {
+		n := p.server.Len()
+		p.Srv.Run(t, strings.Fields(flush)...)
+		p.server.WaitLogFrom(t, n, `WARN the nft table ip ipipou0 was gone: put back\n`, commandTimeout)
+		p.works(t, 0)
+		p.C2.NoPing(t, serverInner[1], "-c", "1")
+		m := p.client[1].Len()
+		p.client[1].Signal(t, syscall.SIGUSR1)
+		p.client[1].WaitLogFrom(t, m, `reply source=\S+ length=73 ok=true`, commandTimeout)
+		p.works(t, 1)
+	}
+	// A peer that moves right after finds all there.
+	for _, take := range []string{"ip link del ipipou0", "nft flush ruleset"} {
+		p.Srv.Run(t, strings.Fields(take)...)
+		n := p.server.Len()
+		to := RtrAddr2 + ":4000"
+		if take != "nft flush ruleset" {
+			to = RtrAddr3 + ":4001"
+		}
+		p.NATForce(t, C1Addr, to)
+		p.client[0].Signal(t, syscall.SIGUSR1)
+		p.server.WaitLogFrom(t, n, `ipipou0: peer moved from \S+ to `+to, commandTimeout)
+		p.works(t, 0)
+	}
+	stop(t, p.client[0], p.client[1], p.server)
+	sameStates(t, "in the end", p.dir, before)
+}
+
+// The outer interface of a server is made anew, as drivers and network managers do.
+func TestMendsOuterInterface(t *testing.T) {
+	t.Parallel()
+	outerMadeAnew(t, newPair(t, "", ""), "WARN what hung on s0 was gone: put back")
+}
+
+func outerMadeAnew(t *testing.T, p *pair, says string) {
+	t.Helper()
+	before := snapshots(t, p.Srv)
+	p.start(t)
+	n := p.server.Len()
+	p.Srv.batch(t, "link del s0")
+	p.sw.batch(t, veth("p-srv", 1, "s0", p.Srv), "link set p-srv up master br0")
+	p.Srv.batch(t, "addr add "+SrvAddr+"/24 dev s0", "link set s0 up")
+	p.Srv.waitRunning(t)
+	p.server.WaitLogFrom(t, n, says, commandTimeout)
+	p.works(t, 0)
+	p.works(t, 1)
+	stop(t, p.client[0], p.client[1], p.server)
+	sameStates(t, "in the end", p.dir, before)
+}
+
+// Nodes of a network without remotes are shut in and out by tables of their own.
+func TestMendsNodes(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	m.nodes(t, "mesh", "ipip", "fou", 3)
+	var ends []end
+	for i := range 3 {
+		ends = append(ends, end{m.node[i], m.args(i)})
+	}
+	before := snapshots(t, m.node[0])
+	procs := static(t, m.dir, ends...)
+	m.plug(t, 3)
+	m.works(t, "ipip", 3)
+	a, proc := m.node[0], func() *Proc { return procs[0] }
+	works := func() { t.Helper(); m.works(t, "ipip", 3) }
+	quick := a.quick(t)
+	n := procs[0].Len()
+	a.Run(t, "nft", "flush", "ruleset")
+	for _, table := range []string{"inet mesh", "ip mesh-nodes"} {
+		procs[0].WaitLogFrom(t, n, `WARN the nft table `+table+` was gone: put back`, commandTimeout)
+	}
+	SameState(t, "the node after a flush", quick, a.quick(t))
+	putsBack(t, taking{ns: a, proc: proc, argv: "ip link del mesh", gone: "the interface mesh"}, works)
+	stop(t, procs...)
+	sameStates(t, "in the end", m.dir, before)
+}
+
+// The same for BPF: the tunnel's interface, the filters of the outer one, and that one itself.
+func TestBPFMends(t *testing.T) {
+	t.Parallel()
+	for name, newPair := range map[string]func(testing.TB) *pair{
+		"hub":       newHub,
+		"two ports": func(t testing.TB) *pair { return newPair(t, bpf, bpf) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			edit(t, p.config[0], "number = 1\n", "number = 1\nroutes = [\"10.77.0.0/24\"]\n")
+			before := snapshots(t, p.Srv, p.C1)
+			p.start(t)
+			server, client := func() *Proc { return p.server }, func() *Proc { return p.client[0] }
+			for _, k := range []taking{
+				{ns: p.Srv, proc: server, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+				{ns: p.Srv, proc: server, argv: "tc filter del dev s0 ingress", gone: "the BPF program on s0"},
+				{ns: p.Srv, proc: server, argv: "tc qdisc del dev s0 clsact", gone: "the BPF program on s0"},
+				{ns: p.Srv, proc: server, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+				{ns: p.C1, proc: client, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+			} {
+				putsBack(t, k, func() {
+					t.Helper()
+					p.works(t, 0)
+					p.works(t, 1)
+				})
+			}
+			stop(t, p.client[0], p.client[1], p.server)
+			sameStates(t, "in the end", p.dir, before)
+		})
+	}
+	t.Run("outer interface", func(t *testing.T) {
+		outerMadeAnew(t, newHub(t), "ipipou0: the outer interface was made anew, tunnel moved")
+	})
+}
