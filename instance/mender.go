@@ -139,10 +139,9 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 	for dev, was := range m.outer {
 		if now := index(dev); now != 0 && now != was {
 			put("what hung on "+dev, func(ctx context.Context) error {
-				m.outer[dev] = now
-				err := m.server.rehome(ctx, dev)
-				if err != nil {
-					m.outer[dev] = was
+				err := m.server.rehome(ctx, dev, was)
+				if err == nil {
+					m.outer[dev] = now
 				}
 				return err
 			})

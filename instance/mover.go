@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -38,6 +39,14 @@ func (m *mover) relink(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, err := m.in.run.Run(ctx, m.tunnel.Relink(false), m.vars)
+	return err
+}
+
+// leave takes a tunnel's listeners off its outer interface, which had that index.
+func (in *Instance) leave(ctx context.Context, t plans.Tunnel, index int, vars map[string]string) error {
+	vars = maps.Clone(vars)
+	vars[plans.OldDevice] = "if" + strconv.Itoa(index)
+	_, err := in.run.Run(ctx, t.Leave(), vars)
 	return err
 }
 
@@ -102,6 +111,11 @@ func (m *mover) follow() error {
 	}
 	m.owed = true
 	outer := m.outer()
+	if outer != m.index {
+		if err := m.in.leave(context.Background(), m.tunnel, m.index, m.vars); err != nil {
+			return err
+		}
+	}
 	if _, err := m.in.run.Run(context.Background(), m.tunnel.Move(), vars); err != nil {
 		return err
 	}

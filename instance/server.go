@@ -138,8 +138,9 @@ func (s *server) redo(ctx context.Context, i int, plan func(t plans.Tunnel, alt 
 	return err
 }
 
-// rehome hangs on an outer interface what hung on another one of its name.
-func (s *server) rehome(ctx context.Context, dev string) error {
+// rehome hangs on an outer interface what hung on another one of its name, which had
+// that index.
+func (s *server) rehome(ctx context.Context, dev string, index int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.bound {
@@ -148,6 +149,9 @@ func (s *server) rehome(ctx context.Context, dev string) error {
 		}
 		vars := s.in.values()
 		maps.Copy(vars, b.tunnel.PeerVars(b.peer))
+		if err := s.in.leave(ctx, b.tunnel, index, vars); err != nil {
+			return err
+		}
 		if _, err := s.in.run.Run(ctx, b.tunnel.Rehome(b.peer.IsValid(), b.alt()), vars); err != nil {
 			return err
 		}

@@ -137,6 +137,29 @@ func (t Tunnel) Relink(alt bool) Plan {
 // Retake is the plan that puts the alternate local address back.
 func (t Tunnel) Retake() Plan { return Plan{Name: "mend", Steps: noted(t.alternate()[:1])} }
 
+// OldDevice is the variable of Leave: an interface that is no more, by the name that
+// iproute2 gives its index, "if7" (ll_idx_n2a in lib/ll_map.c).
+const OldDevice = "OLD_DEV"
+
+// Leave is the plan that takes the tunnel's listeners off an outer interface that is
+// no more. They go on without one, and by the name of a new one they are not found.
+func (t Tunnel) Leave() Plan {
+	if t.Backend == BPF || t.Encap == None || t.FOUDev == "" {
+		return Plan{Name: "leave"}
+	}
+	listeners := t.listener()
+	if t.Role == Server {
+		listeners = []Step{t.listen(t.localIP(), ""), t.listen(t.FOUIPAlt.String(), "")}
+	}
+	var steps []Step
+	for _, l := range listeners {
+		gone := slices.Clone(l.Undo.Argv)
+		gone[len(gone)-1] = "${" + OldDevice + "}"
+		steps = append(steps, Step{Do: Command{Argv: gone}, MayFail: true})
+	}
+	return Plan{Name: "leave", Steps: steps}
+}
+
 // Rehome is the plan for a server whose outer interface was made anew: what hung on
 // the old one hangs on the new one. bound is whether it has a peer, whose address the
 // variables hold.

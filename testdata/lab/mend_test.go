@@ -127,11 +127,11 @@ func TestMendsNodes(t *testing.T) {
 	quick := a.quick(t)
 	n := procs[0].Len()
 	a.Run(t, "nft", "flush", "ruleset")
-	for _, table := range []string{"inet mesh", "ip mesh-nodes"} {
+	for _, table := range []string{"inet ipipou0", "ip ipipou0-nodes"} {
 		procs[0].WaitLogFrom(t, n, `WARN the nft table `+table+` was gone: put back`, commandTimeout)
 	}
 	SameState(t, "the node after a flush", quick, a.quick(t))
-	putsBack(t, taking{ns: a, proc: proc, argv: "ip link del mesh", gone: "the interface mesh"}, works)
+	putsBack(t, taking{ns: a, proc: proc, argv: "ip link del ipipou0", gone: "the interface ipipou0"}, works)
 	stop(t, procs...)
 	sameStates(t, "in the end", m.dir, before)
 }
