@@ -16,10 +16,14 @@ import (
 
 	"ipipou/datapath"
 	"ipipou/plans"
+	"ipipou/runner"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ipipou": main})
+	testscript.Main(m, map[string]func(){"ipipou": func() {
+		runner.Path = os.Getenv("PATH") // the fakes are there
+		main()
+	}})
 }
 
 // The scripts run the program with an ip, nft, modprobe and sysctl that only write

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 
 	"ipipou/plans"
 	"ipipou/runner"
@@ -12,17 +11,17 @@ import (
 
 // mayUseBPF reports whether BPF may come to carry the tunnels that are undecided.
 func (in *Instance) mayUseBPF() bool {
-	return in.Config.Undecided() && in.Config.BPFFault() == nil && lacking() == ""
+	return in.Config.Undecided() && in.Config.BPFFault() == nil && lacking() == nil
 }
 
-// lacking is a program that the BPF data path wants and this host does not have.
-func lacking() string {
+// lacking says which program the BPF data path wants that this host does not have.
+func lacking() error {
 	for _, name := range []string{"bpftool", "tc"} {
-		if _, err := exec.LookPath(name); err != nil {
-			return name
+		if _, err := runner.LookPath(name); err != nil {
+			return err
 		}
 	}
-	return ""
+	return nil
 }
 
 // decide finds out what carries the tunnels that leave it to the host: the kernel's
@@ -38,8 +37,8 @@ func (in *Instance) decide(ctx context.Context) error {
 			return err
 		case fault != nil:
 			return fmt.Errorf("%w; and the BPF data path can't stand in: %w", err, fault)
-		case lacking() != "":
-			return fmt.Errorf("%w; and the BPF data path can't stand in: %s is not installed, or not in PATH", err, lacking())
+		case lacking() != nil:
+			return fmt.Errorf("%w; and the BPF data path can't stand in: %w", err, lacking())
 		default:
 			in.Log.Warn(fmt.Sprintf("backend bpf: this kernel lacks a driver (%v)", err))
 			in.Config = in.Config.Decided(plans.BPF)

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -20,17 +20,51 @@ const DefaultTimeout = 10 * time.Second
 // Exec runs one command to its end and returns what it printed.
 type Exec func(plans.Command) (stdout, stderr string, err error)
 
+// Path is where programs are looked for, and the PATH that they are given: directories
+// by their full names, in the order of root's on Debian. It is not the caller's, which may
+// lead anywhere. Another system's is for the build to say, as for tests:
+// -ldflags "-X ipipou/runner.Path=/bin".
+var Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// LookPath finds a program in Path, as Command does. A name with a slash stays as it is.
+func LookPath(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		if _, err := exec.LookPath(name); err != nil {
+			return "", fmt.Errorf("%s can't be run: %w", name, errors.Unwrap(err))
+		}
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(Path) {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not installed, or not in PATH (%s)", name, Path)
+}
+
 // Command is an Exec that starts real processes, without a shell, each killed
-// after the time limit. Commands run in the C locale, because their errors are
-// read, and in a process group of their own: the terminal's Ctrl-C is for us,
+// after the time limit. Their environment is Path and the C locale, because their
+// errors are read, and nothing of ours: no LD_PRELOAD, and no secret for a hook to
+// leak. They run in a process group of their own: the terminal's Ctrl-C is for us,
 // and a command that is half done must get done before it is undone.
+//
+// If we are killed, so is the command (not what it started itself): the next
+// start must not undo a step that is still being done. The kernel sends that signal
+// when the thread ends that started the process (prctl(2), PR_SET_PDEATHSIG); threads
+// of Go last as long as the process, except for those of goroutines that end locked
+// to them (runtime.LockOSThread), of which this program has none.
 func Command(limit time.Duration) Exec {
 	return func(c plans.Command) (string, string, error) {
+		path, err := LookPath(c.Argv[0])
+		if err != nil {
+			return "", "", err
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
-		cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd := exec.CommandContext(ctx, path)
+		cmd.Args = c.Argv
+		cmd.Env = []string{"PATH=" + Path, "LC_ALL=C", "LANGUAGE="}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 		cmd.WaitDelay = time.Second
 		switch {
 		case len(c.Data) > 0:
@@ -40,7 +74,7 @@ func Command(limit time.Duration) Exec {
 		}
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		err := cmd.Run()
+		err = cmd.Run()
 		if errors.Is(err, exec.ErrWaitDelay) {
 			err = nil // it ended well, and left a child that holds its output
 		}

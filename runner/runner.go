@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -39,8 +38,8 @@ func Check(p plans.Plan) error {
 			if c.IsZero() {
 				continue
 			}
-			if _, e := exec.LookPath(c.Argv[0]); e != nil && err == nil {
-				err = &StepError{Command: c, Err: fmt.Errorf("%s is not installed, or not in PATH", c.Argv[0])}
+			if _, e := LookPath(c.Argv[0]); e != nil && err == nil {
+				err = &StepError{Command: c, Err: e}
 			}
 		}
 	})

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -308,26 +307,6 @@ func TestJournalStaysSmall(t *testing.T) {
 	}
 }
 
-func TestCommand(t *testing.T) {
-	run := Command(5 * time.Second)
-	out, _, err := run(plans.Command{Argv: []string{"sh", "-c", "cat; echo $LC_ALL"}, Stdin: "in "})
-	if err != nil || out != "in C\n" {
-		t.Errorf("%q %v", out, err)
-	}
-	_, stderr, err := run(c("ls /nonexistent"))
-	if err == nil || !strings.Contains(stderr, "No such file") {
-		t.Errorf("%q %v", stderr, err)
-	}
-	_, _, err = Command(50 * time.Millisecond)(c("sleep 60"))
-	if !errors.Is(err, ErrTimeout) {
-		t.Errorf("error %v, want ErrTimeout", err)
-	}
-	_, _, err = run(c("no-such-program"))
-	if err == nil {
-		t.Error("a missing program ran")
-	}
-}
-
 // A command that was killed may have changed the host: its undo is run.
 func TestTimeoutIsUndone(t *testing.T) {
 	f := &fake{}
@@ -416,7 +395,7 @@ func TestJournalKeepsUndoIf(t *testing.T) {
 }
 
 func TestCheckNamesTheMissingProgram(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
+	setPath(t, t.TempDir())
 	err := Check(plans.Plan{Steps: []plans.Step{
 		{Do: c("modprobe fou"), Unless: c("ip fou show")},
 		step("nft -f -", ""), step("ip link add", ""),

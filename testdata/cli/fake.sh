@@ -1,7 +1,13 @@
 #!/bin/sh
 # Stands in for ip, nft, modprobe and sysctl: notes the call, prints the file of that
 # name in answers/ if there is one, and fails with $FAIL_SAYS where the call begins with
-# $FAIL. A batch is done line by line.
+# $FAIL. A batch is done line by line. The variables are those of ipipou, which does
+# not pass them on.
+PATH=/usr/bin:/bin
+[ -n "$CALLS" ] || eval "$(tr '\0' '\n' <"/proc/$PPID/environ" | sed -n "
+	s/'/'\\\\''/g
+	s/^\(CALLS\|ANSWERS\|FAIL\|FAIL_SAYS\|PRESENT\)=\(.*\)/\1='\2'/p")"
+export CALLS ANSWERS FAIL FAIL_SAYS PRESENT
 call=$*
 case $call in
 *"-batch -")

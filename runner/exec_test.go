@@ -1,0 +1,120 @@
+package runner
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ipipou/plans"
+)
+
+// setPath makes programs be looked for elsewhere, until the test ends.
+func setPath(t *testing.T, path string) {
+	t.Helper()
+	before := Path
+	t.Cleanup(func() { Path = before })
+	Path = path
+}
+
+func TestCommand(t *testing.T) {
+	run := Command(5 * time.Second)
+	out, _, err := run(plans.Command{Argv: []string{"sh", "-c", "cat; echo $LC_ALL"}, Stdin: "in "})
+	if err != nil || out != "in C\n" {
+		t.Errorf("%q %v", out, err)
+	}
+	_, stderr, err := run(c("ls /nonexistent"))
+	if err == nil || !strings.Contains(stderr, "No such file") {
+		t.Errorf("%q %v", stderr, err)
+	}
+	_, _, err = Command(50 * time.Millisecond)(c("sleep 60"))
+	if !errors.Is(err, ErrTimeout) {
+		t.Errorf("error %v, want ErrTimeout", err)
+	}
+	_, _, err = run(c("no-such-program"))
+	if err == nil {
+		t.Error("a missing program ran")
+	}
+}
+
+// Nothing of the caller's environment gets to a command, and it is found in Path alone.
+func TestCommandsEnvironment(t *testing.T) {
+	run := Command(5 * time.Second)
+	t.Setenv("IPIPOU_SECRET", "hunter2")
+	t.Setenv("LD_LIBRARY_PATH", "/nonexistent")
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	for _, name := range []string{"env", "own"} {
+		script := "#!/bin/sh\necho " + name + " of the caller\n"
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, _, err := run(c("env"))
+	if want := "PATH=" + Path + "\nLC_ALL=C\nLANGUAGE=\n"; err != nil || out != want {
+		t.Errorf("the environment is %q (%v), want %q", out, err, want)
+	}
+	for name, want := range map[string]string{
+		"own":              "own is not installed, or not in PATH (" + Path + ")",
+		dir + "/nosuch":    dir + "/nosuch can't be run: ",
+		dir:                dir + " can't be run: ",
+		"":                 " is not installed",
+		"../" + dir + "/x": "can't be run: ",
+	} {
+		_, err := LookPath(name)
+		_, _, ran := run(plans.Command{Argv: []string{name}})
+		if err == nil || !strings.Contains(err.Error(), want) || ran == nil || ran.Error() != err.Error() {
+			t.Errorf("%q: %v, and run: %v; want %s", name, err, ran, want)
+		}
+	}
+	if out, _, err := run(c(dir + "/own")); err != nil || out != "own of the caller\n" {
+		t.Errorf("by its full name: %q %v", out, err)
+	}
+	setPath(t, dir+":"+Path)
+	if out, _, err := run(c("env")); err != nil || out != "env of the caller\n" {
+		t.Errorf("the first of two: %q %v", out, err)
+	}
+}
+
+// A command does not outlive a kill -9 of ours: the next start may begin at once.
+func TestCommandsDieWithUs(t *testing.T) {
+	const name = "IPIPOU_TEST_DIES" // where the process that is killed has its command write its number
+	if file := os.Getenv(name); file != "" {
+		Command(time.Minute)(plans.Command{Argv: []string{"sh", "-c", `echo $$ >"$0"; exec sleep 60`, file}})
+		return
+	}
+	file := filepath.Join(t.TempDir(), "pid")
+	us := exec.Command(os.Args[0], "-test.run=^TestCommandsDieWithUs$")
+	us.Env = append(os.Environ(), name+"="+file)
+	if err := us.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await := func(what string, so func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				us.Process.Kill()
+				t.Fatal(what)
+			}
+		}
+	}
+	pid := ""
+	await("the command was not started", func() bool {
+		text, _ := os.ReadFile(file)
+		line, written := strings.CutSuffix(string(text), "\n")
+		pid = line
+		return written
+	})
+	if err := us.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	us.Wait()
+	await("the command lives on", func() bool {
+		status, err := os.ReadFile("/proc/" + pid + "/status")
+		return err != nil || strings.Contains(string(status), "State:\tZ") // where nobody reaps
+	})
+}
