@@ -101,7 +101,30 @@ func (in *Instance) journal() (*runner.Journal, error) {
 		in.Log.Warn(fmt.Sprintf("the journal is kept in %s, where it may not outlive a crash: %v (a unit wants RuntimeDirectory=ipipou)", dir, fallback))
 	}
 	in.dir = dir
-	return runner.OpenJournal(dir, in.Config.Name)
+	j, err := runner.OpenJournal(dir, in.Config.Name)
+	if err == nil {
+		in.damaged(j)
+	}
+	return j, err
+}
+
+// damaged names what can't be undone, as errors: by default nothing less is shown.
+func (in *Instance) damaged(j *runner.Journal) {
+	const most = 20 // of a file that is something else altogether
+	named := 0
+	for _, d := range j.Damaged() {
+		if d.Cut {
+			in.Log.Debug(fmt.Sprintf("%s:%d: a record was being written, its step has not been run: %q", j.Path(), d.Line, d.Text))
+			continue
+		}
+		if named++; named <= most {
+			in.Log.Error(fmt.Sprintf("%s:%d: damaged, so this is not undone, and is to be removed by hand if it is still there: %q (the file as it was: %s)",
+				j.Path(), d.Line, d.Text, j.DamagedPath()))
+		}
+	}
+	if named > most {
+		in.Log.Error(fmt.Sprintf("%s: %d more damaged lines (see %s)", j.Path(), named-most, j.DamagedPath()))
+	}
 }
 
 // facts asks the host for what the plans need to know. Another end that was

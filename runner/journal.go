@@ -1,9 +1,7 @@
 package runner
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,38 +10,19 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"ipipou/plans"
 )
 
-// An Entry is a pending undo.
-type Entry struct {
-	ID      int             `json:"id"`
-	Undo    plans.Command   `json:"undo"`
-	Key     string          `json:"key,omitempty"`
-	Passing bool            `json:"passing,omitempty"`
-	Once    bool            `json:"once,omitempty"`   // forgotten even if it fails
-	Unless  []plans.Command `json:"unless,omitempty"` // forgotten if one of these prints something
-	If      plans.Command   `json:"if,omitzero"`      // forgotten if this fails
-}
-
-// record is a line of the journal: an entry, or the ids of entries that are
-// not pending any more.
-type record struct {
-	*Entry
-	Drop []int `json:"drop,omitempty"`
-}
-
 // A Journal is the list of pending undos of an instance, on disk before the
-// steps are run. It holds a lock, so that an instance runs once. One JSON
-// object a line; a line that was cut off by a crash is left out.
+// steps are run. It holds a lock, so that an instance runs once. A line each: the
+// checksum of a JSON object, and the object.
 type Journal struct {
 	path    string
 	file    *os.File
+	size    int64 // of the file
 	lock    *os.File
-	entries []Entry // pending, in the order of their steps
-	last    int     // id
-	dead    int     // lines that don't count any more
+	pending *pending
+	dead    int // records that don't count any more
+	damaged []Damage
 }
 
 // ErrRunning is in the error when another process has the instance.
@@ -57,13 +36,11 @@ func OpenJournal(dir, name string) (*Journal, error) {
 	if j.lock, err = lock(filepath.Join(dir, name+".lock"), name); err != nil {
 		return nil, err
 	}
-	if err := j.read(); err != nil {
-		j.release()
-		return nil, err
+	if err = j.read(); err == nil {
+		err = j.rewrite()
 	}
-	if err := j.rewrite(); err != nil {
-		j.release()
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, j.release())
 	}
 	return j, nil
 }
@@ -106,52 +83,59 @@ func lock(path, name string) (*os.File, error) {
 }
 
 func (j *Journal) read() error {
-	data, err := os.ReadFile(j.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	var data []byte
+	info, err := os.Lstat(j.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s: want the journal, a plain file: move away what is there (%s)", j.path, info.Mode())
+	default:
+		if data, err = os.ReadFile(j.path); err != nil {
+			return err
+		}
 	}
-	j.entries, j.last = parse(data)
+	j.pending, j.damaged = parse(data)
+	if slices.ContainsFunc(j.damaged, func(d Damage) bool { return !d.Cut }) {
+		return j.keepDamaged()
+	}
 	return nil
 }
 
-// parse reads the pending entries out of a journal. Lines that are damaged are
-// left out.
-func parse(data []byte) (entries []Entry, last int) {
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var r record
-		if json.Unmarshal(lines.Bytes(), &r) != nil {
-			continue
-		}
-		if r.Entry != nil && r.ID > last && len(r.Undo.Argv) > 0 {
-			entries = append(entries, *r.Entry)
-			last = r.ID
-		}
-		entries = slices.DeleteFunc(entries, func(e Entry) bool { return slices.Contains(r.Drop, e.ID) })
+// keepDamaged gives the file a second name, which it keeps when a new one takes its
+// place: that wants no room on a disk that may be full.
+func (j *Journal) keepDamaged() error {
+	err := remove(j.DamagedPath())
+	if err == nil {
+		err = os.Link(j.path, j.DamagedPath())
 	}
-	return entries, last
+	if err == nil {
+		err = os.Chmod(j.DamagedPath(), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is damaged and can't be kept: %w", j.path, err)
+	}
+	return nil
 }
 
 // rewrite makes the file hold just the pending entries.
 func (j *Journal) rewrite() error {
-	var b bytes.Buffer
-	for i := range j.entries {
-		line, err := json.Marshal(record{Entry: &j.entries[i]})
-		if err != nil {
-			return err
-		}
-		b.Write(append(line, '\n'))
+	entries := j.Since(0)
+	records := make([]record, len(entries))
+	for i := range entries {
+		records[i].Entry = &entries[i]
+	}
+	data, err := encode(nil, records...)
+	if err != nil {
+		return err
 	}
 	fresh := j.path + ".new"
 	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b.Bytes())
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -165,33 +149,57 @@ func (j *Journal) rewrite() error {
 	if j.file != nil {
 		j.file.Close()
 	}
-	j.file, j.dead = f, 0
+	j.file, j.size, j.dead = f, int64(len(data)), 0
 	return nil
 }
 
-func (j *Journal) write(r record) error {
-	line, err := json.Marshal(r)
+// write adds records, all or none.
+func (j *Journal) write(records ...record) error {
+	data, err := encode(nil, records...)
 	if err != nil {
 		return err
 	}
-	if _, err := j.file.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("journal: %w", err)
+	_, err = j.file.Write(data)
+	if err == nil {
+		err = j.file.Sync()
 	}
-	if err := j.file.Sync(); err != nil {
-		return fmt.Errorf("journal: %w", err)
+	if err != nil {
+		// Undos whose steps are not going to be run must not stay.
+		return fmt.Errorf("journal: %w", errors.Join(err, j.file.Truncate(j.size)))
 	}
+	j.size += int64(len(data))
 	return nil
 }
 
 // Note adds a pending undo and returns its id; it is on disk then.
 func (j *Journal) Note(e Entry) (int, error) {
-	j.last++
-	e.ID = j.last
-	if err := j.write(record{Entry: &e}); err != nil {
+	ids, err := j.NoteAll([]Entry{e})
+	if err != nil {
 		return 0, err
 	}
-	j.entries = append(j.entries, e)
-	return e.ID, nil
+	return ids[0], nil
+}
+
+// NoteAll adds pending undos, in the order of their steps, and returns their ids; all
+// are on disk then, or none.
+func (j *Journal) NoteAll(entries []Entry) ([]int, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	ids := make([]int, len(entries))
+	records := make([]record, len(entries))
+	for i, e := range entries {
+		j.pending.last++ // for good: no id is used twice, even if this fails
+		e.ID = j.pending.last
+		ids[i], records[i].Entry = e.ID, &e
+	}
+	if err := j.write(records...); err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		j.pending.add(*r.Entry)
+	}
+	return ids, nil
 }
 
 // Drop forgets undos that have been run or are not needed.
@@ -199,26 +207,19 @@ func (j *Journal) Drop(ids ...int) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	j.entries = slices.DeleteFunc(j.entries, func(e Entry) bool { return slices.Contains(ids, e.ID) })
-	if j.dead += 1 + len(ids); j.dead > 256+4*len(j.entries) {
+	j.pending.drop(ids)
+	if j.dead += 2 + len(ids); j.dead > 256+4*j.pending.order.Len() {
 		return j.rewrite()
 	}
-	return j.write(record{Drop: ids})
+	r := record{Drop: ids}
+	return j.write(r, r) // see parse
 }
 
 // Mark is the place in the journal that Since and Keep count from.
-func (j *Journal) Mark() int { return j.last }
+func (j *Journal) Mark() int { return j.pending.last }
 
 // Since are the pending undos noted after the mark.
-func (j *Journal) Since(mark int) []Entry {
-	var out []Entry
-	for _, e := range j.entries {
-		if e.ID > mark {
-			out = append(out, e)
-		}
-	}
-	return out
-}
+func (j *Journal) Since(mark int) []Entry { return j.pending.since(mark) }
 
 // Keep ends a plan that succeeded: undos that only counted until then go.
 func (j *Journal) Keep(mark int) error {
@@ -233,19 +234,24 @@ func (j *Journal) Keep(mark int) error {
 
 // Pending is the pending undo of that key, nil if there is none.
 func (j *Journal) Pending(key string) *Entry {
-	for i := range j.entries {
-		if j.entries[i].Key == key {
-			return &j.entries[i]
-		}
+	if at := j.pending.byKey[key]; at != nil {
+		return at.Value.(*Entry)
 	}
 	return nil
 }
+
+// Damaged are the parts of the journal that could not be read when it was opened.
+func (j *Journal) Damaged() []Damage { return j.damaged }
+
+// DamagedPath is where the last journal that was damaged is kept as it was found, if
+// it was so by more than its being cut.
+func (j *Journal) DamagedPath() string { return j.path + ".damaged" }
 
 // Close gives the instance up. A journal without pending undos is removed, one
 // with some stays for the next start.
 func (j *Journal) Close() error {
 	var err error
-	if len(j.entries) == 0 {
+	if j.pending.order.Len() == 0 {
 		err = remove(j.path)
 	}
 	return errors.Join(err, j.file.Close(), j.release())
