@@ -133,11 +133,9 @@ func (r *Runner) batch(steps []plans.Step, vars map[string]string) (done int, wa
 	case "ask":
 		return len(steps), nil, r.askAll(&b, steps, vars)
 	}
-	ids := make([]int, len(steps))
-	for i, s := range steps {
-		if ids[i], err = r.note(s); err != nil {
-			return i, nil, err
-		}
+	ids, err := r.note(steps...)
+	if err != nil {
+		return 0, nil, err
 	}
 	_, stderr, err := r.Exec(b.command(false))
 	done = len(steps)

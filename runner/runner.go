@@ -171,7 +171,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	case s.TakeBack != "":
 		return nil, r.takeBack(s)
 	}
-	id, err := r.note(s)
+	ids, err := r.note(s)
 	if err != nil || s.Do.IsZero() {
 		return nil, err
 	}
@@ -179,19 +179,29 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	if err == nil {
 		return nil, nil
 	}
-	return r.failed(s, id, stderr, err, vars)
+	return r.failed(s, ids[0], stderr, err, vars)
 }
 
-// note puts the step's undo into the journal; the id is 0 if it has none.
-func (r *Runner) note(s plans.Step) (id int, err error) {
-	if s.Undo.IsZero() {
-		return 0, nil
+// note puts the steps' undos into the journal; the id is 0 of a step that has none.
+func (r *Runner) note(steps ...plans.Step) (ids []int, err error) {
+	var entries []Entry
+	for _, s := range steps {
+		if !s.Undo.IsZero() {
+			entries = append(entries, Entry{Undo: s.Undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless, If: s.UndoIf})
+		}
 	}
-	id, err = r.Journal.Note(Entry{Undo: s.Undo, Key: s.Key, Passing: s.Passing, Once: s.UndoOnce, Unless: s.UndoUnless, If: s.UndoIf})
+	noted, err := r.Journal.NoteAll(entries)
 	if err != nil {
-		return 0, &StepError{Command: s.Do, Err: err}
+		return nil, &StepError{Command: steps[0].Do, Err: err}
 	}
-	return id, nil
+	for _, s := range steps {
+		id := 0
+		if !s.Undo.IsZero() {
+			id, noted = noted[0], noted[1:]
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 // failed decides what follows when a step has failed.
