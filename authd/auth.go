@@ -26,23 +26,20 @@ var (
 	ErrReply      = errors.New("reply does not match what was sent")
 )
 
-// refusals is what [reason] looks for.
+// refusals is what [refusal] looks for.
 var refusals = []error{
 	ErrRemoteIP, ErrRemotePort, ErrDevice, ErrLength, ErrToken, ErrSkew,
 	ErrReplayed, ErrOlder, ErrRate, ErrSignature, ErrMalformed, ErrReply,
 }
 
-// reason reduces an error to its sentinel: details such as "by 7 s" would make
-// every repeat look new to the log.
-func reason(err error) string { return sentinel(err).Error() }
-
-func sentinel(err error) error {
+// refusal reduces an error to its sentinel, or nil if it has none.
+func refusal(err error) error {
 	for _, r := range refusals {
 		if errors.Is(err, r) {
 			return r
 		}
 	}
-	return err
+	return nil
 }
 
 // Auth is how one tunnel's peer proves itself, or how we prove ourselves to it.

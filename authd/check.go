@@ -2,9 +2,7 @@ package authd
 
 import (
 	"crypto/ed25519"
-	"crypto/subtle"
 	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -17,23 +15,21 @@ type checker struct {
 	ids    []string                                       // of the keys, "" without
 	verify func(key ed25519.PublicKey, s, p []byte) error // [VerifySignature], or a test's
 
-	mu       sync.Mutex
-	rate     *limiter
-	searches bucket
-	replay   map[string]*ReplayState // by id: tunnels of one key share a state
-	seen     []*ReplayState          // the same by tunnel, nil without a key
+	mu     sync.Mutex
+	rate   *limiter
+	replay map[string]*ReplayState // by id: tunnels of one key share a state
+	seen   []*ReplayState          // the same by tunnel, nil without a key
 }
 
 func newChecker(auths []Auth, now func() time.Time) *checker {
 	c := &checker{
-		now:      now,
-		auths:    auths,
-		ids:      make([]string, len(auths)),
-		verify:   VerifySignature,
-		rate:     newLimiter(now()),
-		searches: bucket{searchBurst, now()},
-		replay:   make(map[string]*ReplayState),
-		seen:     make([]*ReplayState, len(auths)),
+		now:    now,
+		auths:  auths,
+		ids:    make([]string, len(auths)),
+		verify: VerifySignature,
+		rate:   newLimiter(),
+		replay: make(map[string]*ReplayState),
+		seen:   make([]*ReplayState, len(auths)),
 	}
 	for i, a := range auths {
 		if a.RemoteKey == nil {
@@ -46,30 +42,6 @@ func newChecker(auths []Auth, now func() time.Time) *checker {
 		c.ids[i], c.seen[i] = id, c.replay[id]
 	}
 	return c
-}
-
-// check returns nil if payload from src authenticates the peer of tunnel i. The
-// checks are in the order of their cost, and a datagram that fails one changes
-// nothing, but for the rate.
-func (c *checker) check(i int, src netip.AddrPort, payload []byte) error {
-	a := &c.auths[i]
-	if err := a.checkSource(src); err != nil {
-		return err
-	}
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.now()
-	allow := func() bool { return c.rate.allow(src.Addr(), now) }
-	switch {
-	case a.RemoteKey != nil:
-		return checkSigned(*a, c.seen[i], now, allow, payload)
-	case a.Token != nil:
-		return checkToken(*a, allow, payload)
-	case !allow():
-		return ErrRate
-	}
-	return nil
 }
 
 // state returns the id of the key of tunnel i and a copy of what is remembered
@@ -91,21 +63,8 @@ func (c *checker) restore(id string, s ReplayState) {
 	*c.replay[id] = s.clone()
 }
 
-func checkToken(a Auth, allow func() bool, payload []byte) error {
-	if len(payload) != len(a.Token) {
-		return fmt.Errorf("%w: %d bytes", ErrLength, len(payload))
-	}
-	if !allow() {
-		return ErrRate
-	}
-	if subtle.ConstantTimeCompare(payload, a.Token) != 1 {
-		return ErrToken
-	}
-	return nil
-}
-
-// checkSigned checks an ed25519 payload of either direction and advances seen if
-// it is good. The signature comes last: it costs a thousand times the others.
+// checkSigned checks a server's ed25519 payload and advances seen if it is good.
+// The signature comes last: it costs a thousand times the others.
 func checkSigned(a Auth, seen *ReplayState, now time.Time, allow func() bool, payload []byte) error {
 	st, err := ParseStamp(payload)
 	if err != nil {

@@ -10,6 +10,47 @@ import (
 	"time"
 )
 
+// solo is tunnels with an endpoint each.
+type solo struct {
+	*checker
+	ends []*endpoint
+}
+
+func newSolo(t testing.TB, auths []Auth, now func() time.Time) *solo {
+	t.Helper()
+	s := &solo{checker: newChecker(auths, now)}
+	var all []ServerTunnel
+	for i, a := range auths {
+		all = append(all, ServerTunnel{Local: at(uint16(1 + i)), Auth: a})
+		e := newEndpoint(all[i])
+		if err := e.add(i, all); err != nil {
+			t.Fatal(err)
+		}
+		s.ends = append(s.ends, e)
+	}
+	return s
+}
+
+// check is what a server does with a payload to the endpoint of tunnel i.
+func (s *solo) check(i int, src netip.AddrPort, payload []byte) error {
+	_, err := s.decide(&quest{at: s.ends[i], src: src, payload: payload})
+	return err
+}
+
+// decide is find and, for as long as that is what is left, prove.
+func (c *checker) decide(q *quest) (tunnel int, err error) {
+	tunnel, err = c.find(q)
+	for err == errProve {
+		tunnel, err = c.prove(q)
+	}
+	return tunnel, err
+}
+
+// empty leaves nothing of the rate of a prefix.
+func (c *checker) empty(k class, src netip.AddrPort) {
+	*c.rate.prefix(k, src.Addr()) = bucket{0, c.now()}
+}
+
 func TestCheckOrder(t *testing.T) {
 	v := vectors(t)["client"]
 	// Everything is wrong at first; one thing after the other is put right.
@@ -21,11 +62,10 @@ func TestCheckOrder(t *testing.T) {
 		MaxSkew:    10 * time.Second,
 	}
 	clk := newClock(v.Time + 11)
-	c := newChecker([]Auth{a}, clk.now)
+	c := newSolo(t, []Auth{a}, clk.now)
 	id, _ := c.state(0)
 	c.restore(id, ReplayState{Time: v.Time + 1})
-	c.rate.all.tokens = 0 // and none of the source, in a moment
-	empty := func() { c.rate.sources[clientAddr.Addr()] = &bucket{0, clk.now()} }
+	empty := func() { c.empty(byTime, clientAddr) }
 	empty()
 
 	bad := bytes.Clone(v.Payload)
@@ -56,7 +96,7 @@ func TestCheckOrder(t *testing.T) {
 	c.restore(id, ReplayState{})
 	empty()
 	step(ErrRate)
-	c.rate = newLimiter(clk.now())
+	c.rate = newLimiter()
 	step(ErrSignature)
 	payload = v.Payload
 	step(nil)
@@ -89,7 +129,7 @@ func TestCheckSkew(t *testing.T) {
 
 func TestCheckToken(t *testing.T) {
 	clk := newClock(1000)
-	c := newChecker([]Auth{{Token: []byte("hunter2")}}, clk.now)
+	c := newSolo(t, []Auth{{Token: []byte("hunter2")}}, clk.now)
 	for _, tt := range []struct {
 		payload string
 		want    error
@@ -109,7 +149,7 @@ func TestCheckToken(t *testing.T) {
 			t.Errorf("%v holds the payload", err)
 		}
 	}
-	c.rate.sources[clientAddr.Addr()].tokens = 0
+	c.empty(byToken, clientAddr)
 	if err := c.check(0, clientAddr, []byte("hunter2")); !errors.Is(err, ErrRate) {
 		t.Errorf("%v", err)
 	}
@@ -117,7 +157,7 @@ func TestCheckToken(t *testing.T) {
 
 func TestCheckAddressOnly(t *testing.T) {
 	clk := newClock(1000)
-	c := newChecker([]Auth{{}, {RemoteIP: clientAddr.Addr()}, {RemotePort: clientAddr.Port()}}, clk.now)
+	c := newSolo(t, []Auth{{}, {RemoteIP: clientAddr.Addr()}, {RemotePort: clientAddr.Port()}}, clk.now)
 	for _, payload := range [][]byte{nil, {1}, data(84), make([]byte, 73)} {
 		for i := range 3 {
 			if err := c.check(i, clientAddr, payload); err != nil {
@@ -134,7 +174,7 @@ func TestCheckAddressOnly(t *testing.T) {
 	if err := c.check(0, serverAddr, nil); err != nil {
 		t.Error(err)
 	}
-	c.rate.sources[serverAddr.Addr()].tokens = 0
+	c.empty(byAddress, serverAddr)
 	if err := c.check(0, serverAddr, nil); !errors.Is(err, ErrRate) {
 		t.Error(err)
 	}
@@ -142,7 +182,7 @@ func TestCheckAddressOnly(t *testing.T) {
 
 func TestCheckLonger(t *testing.T) {
 	v := vectors(t)["longer"]
-	c := newChecker([]Auth{{RemoteKey: ed25519.PublicKey(v.Public), Secret: v.Secret}}, newClock(1).now)
+	c := newSolo(t, []Auth{{RemoteKey: ed25519.PublicKey(v.Public), Secret: v.Secret}}, newClock(1).now)
 	if err := c.check(0, clientAddr, v.Payload); err != nil {
 		t.Error(err)
 	}
@@ -155,7 +195,7 @@ func TestCheckLonger(t *testing.T) {
 func TestCheckSharedKey(t *testing.T) {
 	v := vectors(t)["client"]
 	a := Auth{RemoteKey: ed25519.PublicKey(v.Public), Secret: v.Secret}
-	c := newChecker([]Auth{a, a}, newClock(1).now)
+	c := newSolo(t, []Auth{a, a}, newClock(1).now)
 	if err := c.check(0, clientAddr, v.Payload); err != nil {
 		t.Error(err)
 	}
@@ -194,7 +234,7 @@ func FuzzCheck(f *testing.F) {
 	v := vs["client"]
 	key := ed25519.PublicKey(v.Public)
 	f.Fuzz(func(t *testing.T, p []byte) {
-		c := newChecker([]Auth{
+		c := newSolo(t, []Auth{
 			{RemoteKey: key, Secret: v.Secret},
 			{Token: []byte("hunter2")},
 			{RemoteKey: key, Secret: v.Secret, MaxSkew: time.Minute},

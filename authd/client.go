@@ -56,7 +56,7 @@ type Client struct {
 	in    packetReceiver // nil with NoReply
 
 	// What replies are checked by; used by Run alone.
-	rate *limiter
+	rate bucket
 	seen ReplayState
 	hint bool // it was logged that replies are not verified
 
@@ -119,7 +119,6 @@ func newClient(cfg ClientConfig) (*Client, error) {
 	return &Client{
 		cfg:    cfg,
 		folds:  newFolder(cfg.Log, cfg.Now),
-		rate:   newLimiter(cfg.Now()),
 		rand:   rand.Reader,
 		local:  cfg.Local,
 		remote: cfg.Remote,
@@ -327,8 +326,7 @@ func (c *Client) hear(d Datagram) bool {
 	verified, err := c.verify(d)
 	c.cfg.Log.Debug(c.cfg.Name+": reply", "source", d.Src, "length", len(d.Payload), "ok", err == nil)
 	if err != nil {
-		c.folds.warn(foldKey{name: c.cfg.Name, reason: reason(err), src: d.Src.Addr()},
-			fmt.Sprintf("%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err))
+		c.folds.warn(warning{"%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err})
 		return false
 	}
 	if !verified && !c.hint {
@@ -343,7 +341,10 @@ func (c *Client) hear(d Datagram) bool {
 func (c *Client) verify(d Datagram) (verified bool, err error) {
 	a := c.cfg.Auth
 	now := c.cfg.Now()
-	allow := func() bool { return c.rate.allow(d.Src.Addr(), now) }
+	allow := func() bool {
+		c.rate.refill(now, prefixRate, prefixBurst)
+		return c.rate.take(1)
+	}
 	if a.RemoteKey != nil {
 		return true, checkSigned(a, &c.seen, now, allow, d.Payload)
 	}

@@ -1,7 +1,6 @@
 package authd
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
@@ -15,6 +14,7 @@ type endpoint struct {
 	local    netip.AddrPort
 	device   string
 	diverted bool
+	label    string // for the log, while it is not known which tunnel it is about
 	tunnels  []int
 	inner    Inner        // what is data of any of them
 	likeData map[int]bool // lengths of tokens that look like data
@@ -49,6 +49,10 @@ func (e *endpoint) add(i int, all []ServerTunnel) error {
 		return err
 	}
 	e.tunnels = append(e.tunnels, i)
+	e.label = t.Name
+	if len(e.tunnels) > 1 {
+		e.label = fmt.Sprintf("port %d", e.local.Port())
+	}
 	e.inner |= t.Inner.kinds()
 	if t.Auth.RemoteKey != nil {
 		e.keys.add(t.Auth.RemoteKey, t.Auth.Secret, i)
@@ -90,14 +94,6 @@ func (e *endpoint) admit(t ServerTunnel, all []ServerTunnel) error {
 // only returns the tunnel, if it has e for itself.
 func (e *endpoint) only() (tunnel int, ok bool) { return e.tunnels[0], len(e.tunnels) == 1 }
 
-// name is what the log calls e while it is not known which tunnel it is about.
-func (e *endpoint) name(all []ServerTunnel) string {
-	if i, ok := e.only(); ok {
-		return all[i].Name
-	}
-	return fmt.Sprintf("port %d", e.local.Port())
-}
-
 // bound takes note of where a tunnel's peer is.
 func (e *endpoint) bound(tunnel int, peer netip.AddrPort) {
 	old := e.peer[tunnel]
@@ -137,7 +133,9 @@ func (t *tokens) tunnel(payload []byte) (tunnel int, ok bool) {
 }
 
 func (t *tokens) digest(token []byte) [sha256.Size]byte {
-	h := hmac.New(sha256.New, t.key[:])
-	h.Write(token)
-	return [sha256.Size]byte(h.Sum(nil))
+	// Of a constant size, so that it stays on the stack.
+	var msg [len(t.key) + maxPayload]byte
+	n := copy(msg[:], t.key[:])
+	n += copy(msg[n:], token)
+	return sha256.Sum256(msg[:n])
 }

@@ -6,20 +6,19 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 )
 
-// maxLikely is how many signature checks a datagram may cause at the price of
-// one, as a source may be the peer of many tunnels. More of 10,000 keys than that
-// hardly ever have one hint.
+// maxLikely is how many likely keys a datagram is tried with, as a source may be
+// the peer of many tunnels. More of 10,000 keys than that hardly ever have one
+// hint.
 const maxLikely = 4
 
 // nobody is the tunnel of a payload that was not found to be any tunnel's.
 const nobody = -1
 
-// errSearch is of a payload that is of no likely tunnel's peer.
-var errSearch = errors.New("not found at once")
+// errProve is of a payload whose signature is to be verified.
+var errProve = errors.New("to be verified")
 
 // A quest is for the tunnel whose peer sent a payload to an endpoint.
 type quest struct {
@@ -27,76 +26,80 @@ type quest struct {
 	src     netip.AddrPort
 	payload []byte
 
-	// What find leaves to search.
-	stamp Stamp
-	tried []int
+	// What find leaves to prove.
+	class  class
+	stamp  Stamp
+	likely []int // tunnels, whose keys to try first
+	tried  []int
 }
 
-// find returns the tunnel whose peer sent q's payload. With an error the payload
+// lengthError is of how many bytes a payload is. It is text only when logged.
+type lengthError int
+
+func (e lengthError) Error() string { return fmt.Sprintf("%v: %d bytes", ErrLength, int(e)) }
+func (lengthError) Unwrap() error   { return ErrLength }
+
+// find does with q's payload what takes microseconds: all but to verify
+// signatures. It returns the tunnel whose peer sent it. With an error the payload
 // is refused: of a tunnel, because it is of that one's peer and yet not good, and
-// of nobody else. After errSearch it is for search to decide. An error changes
-// nothing but the rate.
+// of nobody else. After errProve it is for prove to decide. The checks are in the
+// order of their cost, and what fails one changes nothing but the rates.
 //
-// What it takes does not grow with the tunnels: tokens have an index, and of keys
-// it tries the likely ones.
+// What it takes does not grow with the tunnels: tokens have an index, and so have
+// hints. What is refused makes no garbage, as it may be 50,000 datagrams a second.
 func (c *checker) find(q *quest) (tunnel int, err error) {
 	e := q.at
-	if i, ok := e.only(); ok {
-		return i, c.check(i, q.src, q.payload)
+	only, alone := e.only()
+	if alone {
+		if err := c.auths[only].checkSource(q.src); err != nil {
+			return only, err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
-	allow := sync.OnceValue(func() bool { return c.rate.allow(q.src.Addr(), now) })
-
-	isToken := e.tokens.lens[len(q.payload)]
-	if isToken {
-		if !allow() {
+	if alone && c.auths[only].addressOnly() {
+		if !c.rate.admit(byAddress, q.src.Addr(), now) || !c.rate.spend(byAddress, now, 1) {
+			return only, ErrRate
+		}
+		return only, nil
+	}
+	if e.tokens.lens[len(q.payload)] {
+		if !c.rate.admit(byToken, q.src.Addr(), now) {
 			return nobody, ErrRate
 		}
 		if i, ok := e.tokens.tunnel(q.payload); ok {
 			return i, c.auths[i].checkSource(q.src)
 		}
-		if e.inner.looks(q.payload) {
-			// Of data only what is as long as a token comes here.
+		// Of data only what is as long as a token comes here.
+		if len(e.keys.tunnels) == 0 || len(q.payload) < SignedLen || e.inner.looks(q.payload) {
 			return nobody, ErrToken
 		}
 	}
+	if len(e.keys.tunnels) == 0 || len(q.payload) < SignedLen {
+		return nobody, lengthError(len(q.payload))
+	}
 	q.stamp, err = ParseStamp(q.payload)
-	switch {
-	case err == nil && len(e.keys.tunnels) > 0:
-	case isToken:
-		return nobody, ErrToken
-	default:
-		return nobody, fmt.Errorf("%w: %d bytes", ErrLength, len(q.payload))
+	if err != nil {
+		return nobody, err
 	}
-
-	for _, i := range c.likely(q, now) {
-		if !allow() {
-			return nobody, ErrRate
+	if alone {
+		if err := c.fresh(q, only, now); err != nil {
+			return only, err
 		}
-		// It is tried even if it is stale. Then this says whose replay it is,
-		// which to search for would take all keys.
-		stale := c.fresh(q, i, now)
-		q.tried = append(q.tried, i)
-		if !c.signed(q, i) {
-			continue
-		}
-		if stale == nil {
-			c.seen[i].accept(q.stamp)
-		}
-		return i, stale
 	}
-	return nobody, errSearch
+	c.sort(q, now)
+	if !c.rate.admit(q.class, q.src.Addr(), now) {
+		return nobody, ErrRate
+	}
+	return nobody, errProve
 }
 
-// likely returns the tunnels whose keys to try first: those whose peer is at the
-// source, the hinted ones before the others, and then what else the hint names.
-func (c *checker) likely(q *quest, now time.Time) []int {
-	var named []int
-	if q.at.keys.near(q.stamp, now) {
-		named = q.at.keys.named(q.stamp, now)
-	}
+// sort finds q's likely keys and its class: those of peers that are at its source,
+// the hinted ones before the others, and then what else the hint names.
+func (c *checker) sort(q *quest, now time.Time) {
+	fresh := func(i int) bool { return c.fresh(q, i, now) == nil }
+	named := q.at.keys.named(q.stamp, now)
 	var both, here []int
 	for _, i := range q.at.here[q.src] {
 		switch {
@@ -106,9 +109,29 @@ func (c *checker) likely(q *quest, now time.Time) []int {
 			here = append(here, i)
 		}
 	}
+	switch {
+	case slices.ContainsFunc(named, fresh):
+		q.class = byHint
+	case len(named) > 0:
+		// By its hint it is a replay, say. It is tried nevertheless, since
+		// then the log says whose it is.
+		q.class = byNothing
+	case slices.ContainsFunc(here, fresh):
+		q.class = bySource
+	default:
+		q.class = q.stamp.class(now)
+	}
 	named = slices.DeleteFunc(named, func(i int) bool { return slices.Contains(both, i) })
 	all := slices.Concat(both, here, named)
-	return all[:min(len(all), maxLikely)]
+	q.likely = all[:min(len(all), maxLikely)]
+}
+
+// class returns that of a payload of which no more than its stamp is known.
+func (s Stamp) class(now time.Time) class {
+	if withinLimit(timelySpan, s.Time-now.Unix()) {
+		return byTime
+	}
+	return byNothing
 }
 
 // fresh returns why tunnel i refuses q's payload though its peer signed it.
@@ -138,29 +161,59 @@ func passed(err error) int {
 	return 3
 }
 
+// prove does what find left, verifying with nothing locked: others call find
+// meanwhile. It returns what find does. After errProve it is to be called again, as
+// the likely keys were in vain and q is of another class now.
+func (c *checker) prove(q *quest) (tunnel int, err error) {
+	for _, i := range q.likely {
+		if slices.Contains(q.tried, i) {
+			continue
+		}
+		if !c.afford(q, 1) {
+			return nobody, q.unproved(ErrRate, len(q.tried))
+		}
+		q.tried = append(q.tried, i)
+		if c.signed(q, i) {
+			return i, c.settle(q, i)
+		}
+	}
+	switch {
+	case len(q.tried) == len(q.at.keys.tunnels):
+		return nobody, q.unproved(ErrSignature, len(q.tried))
+	case q.class == byTime || q.class == byNothing:
+		return c.search(q)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	q.class = q.stamp.class(now)
+	if !c.rate.admit(q.class, q.src.Addr(), now) {
+		return nobody, q.unproved(ErrRate, len(q.tried))
+	}
+	return nobody, errProve
+}
+
 // signed reports whether the peer of tunnel i signed q's payload.
 func (c *checker) signed(q *quest, i int) bool {
 	return c.verify(c.auths[i].RemoteKey, c.auths[i].Secret, q.payload) == nil
 }
 
-// search does what find left, with all keys that it did not try. That takes long,
-// so it keeps nobody from calling find meanwhile. It returns what find does, but
-// for errSearch.
+// search tries all keys that are left, which may take long.
 func (c *checker) search(q *quest) (tunnel int, err error) {
 	keys := q.at.keys.tunnels
-	hinted := c.hinted(q)
+	named := c.named(q)
 	// Not always from the first: under a flood of garbage none comes far.
 	begin := rand.IntN(len(keys))
 	tried := len(q.tried)
 	var skipped error
-	for part, tunnels := range [][]int{hinted, keys[begin:], keys[:begin]} {
+	for part, tunnels := range [][]int{named, keys[begin:], keys[:begin]} {
 		for _, i := range tunnels {
-			if slices.Contains(q.tried, i) || part > 0 && slices.Contains(hinted, i) {
+			if slices.Contains(q.tried, i) || part > 0 && slices.Contains(named, i) {
 				continue
 			}
 			stale, ok := c.look(q, i)
 			if !ok {
-				return nobody, fmt.Errorf("%w: %d of %d keys tried", ErrRate, tried, len(keys))
+				return nobody, q.unproved(ErrRate, tried)
 			}
 			if stale != nil {
 				if passed(stale) > passed(skipped) {
@@ -176,18 +229,27 @@ func (c *checker) search(q *quest) (tunnel int, err error) {
 	}
 	if tried == 0 && skipped != nil {
 		// What it is in detail is of one key, and the sender may have another.
-		return nobody, sentinel(skipped)
+		return nobody, refusal(skipped)
 	}
-	return nobody, fmt.Errorf("%w: %d of %d keys tried", ErrSignature, tried, len(keys))
+	return nobody, q.unproved(ErrSignature, tried)
 }
 
-// hinted returns the tunnels that the hint names at a time that find does not
+// unproved is err, after so many keys were tried.
+func (q *quest) unproved(err error, tried int) error {
+	all := len(q.at.keys.tunnels)
+	if all == 1 {
+		return err
+	}
+	return fmt.Errorf("%w: %d of %d keys tried", err, tried, all)
+}
+
+// named returns the tunnels that the hint names at a time that find does not
 // look it up for: the sender's clock may be wrong and its hint is good.
-func (c *checker) hinted(q *quest) []int {
+func (c *checker) named(q *quest) []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	keys := &q.at.keys
-	if keys.near(q.stamp, c.now()) || !c.afford(lookCost*float64(len(keys.tunnels))) {
+	keys, now := &q.at.keys, c.now()
+	if keys.quick(q.stamp, now) || !c.rate.spend(q.class, now, lookCost*float64(len(keys.tunnels))) {
 		return nil
 	}
 	return keys.search(q.stamp)
@@ -199,11 +261,12 @@ func (c *checker) hinted(q *quest) []int {
 func (c *checker) look(q *quest, i int) (stale error, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	stale = c.fresh(q, i, c.now())
+	now := c.now()
+	stale = c.fresh(q, i, now)
 	if stale == nil || errors.Is(stale, ErrReplayed) {
-		return nil, c.afford(1)
+		return nil, c.rate.spend(q.class, now, 1)
 	}
-	return stale, c.afford(lookCost)
+	return stale, c.rate.spend(q.class, now, lookCost)
 }
 
 // settle accepts q's payload for tunnel i, whose peer signed it. Another may have
@@ -218,17 +281,15 @@ func (c *checker) settle(q *quest, i int) error {
 	return nil
 }
 
-// afford takes what is to be done from what may be done in searches.
-func (c *checker) afford(cost float64) bool {
-	c.searches.refill(c.now(), searchRate, searchBurst)
-	return c.searches.take(cost)
+// afford takes so many signature checks from the budget of q's class.
+func (c *checker) afford(q *quest, checks float64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rate.spend(q.class, c.now(), checks)
 }
 
-// moved takes note of where a tunnel's peer is, for likely.
+// moved takes note of where a tunnel's peer is, for sort.
 func (c *checker) moved(e *endpoint, tunnel int, peer netip.AddrPort) {
-	if _, ok := e.only(); ok {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.bound(tunnel, peer)

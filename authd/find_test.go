@@ -66,15 +66,12 @@ func keys(n int) []Auth {
 	return as
 }
 
-// ask is find and, where that says so, search. It counts the signatures of it.
+// ask is decide. It counts the signatures of it, and says whether it was left to search.
 func (s *shop) ask(src netip.AddrPort, payload []byte) (tunnel, verified int, searched bool, err error) {
 	s.verified = 0
 	q := &quest{at: s.e, src: src, payload: payload}
-	if tunnel, err = s.find(q); err == errSearch {
-		tunnel, err = s.search(q)
-		searched = true
-	}
-	return tunnel, s.verified, searched, err
+	tunnel, err = s.decide(q)
+	return tunnel, s.verified, s.verified > 0 && (q.class == byTime || q.class == byNothing), err
 }
 
 // state is all that may be remembered of accepted payloads.
@@ -135,8 +132,11 @@ func TestFindManyAtOneSource(t *testing.T) {
 	s.ask(clientAddr, plain(peerKey(99), "s", s.clk.now(), 0))
 	q := &quest{at: s.e, src: clientAddr, payload: plain(peerKey(99), "s", s.clk.now(), 0)}
 	s.verified = 0
-	if _, err := s.find(q); err != errSearch || s.verified != maxLikely {
-		t.Errorf("%d verified: %v", s.verified, err)
+	if _, err := s.find(q); err != errProve || q.class != bySource {
+		t.Errorf("class %d: %v", q.class, err)
+	}
+	if _, err := s.prove(q); err != errProve || q.class != byTime || s.verified != maxLikely {
+		t.Errorf("class %d, %d verified: %v", q.class, s.verified, err)
 	}
 	for i := range many {
 		if tunnel, _, _, err := s.ask(clientAddr, plain(peerKey(i), "s", s.clk.now(), 1)); tunnel != i || err != nil {
@@ -149,68 +149,116 @@ func TestFindManyAtOneSource(t *testing.T) {
 	}
 }
 
-// Garbage uses up what there is for searches, and nothing else.
+// Garbage of a class uses up what there is for that, and nothing else.
 func TestFindFlood(t *testing.T) {
-	s := newShop(t, keys(100)...)
+	const n = 100
 	bound := netip.MustParseAddrPort("203.0.113.9:9")
-	s.moved(s.e, 5, bound)
-	garbage := func(n int) (verified int, last error) {
-		for i := range n {
-			_, v, _, err := s.ask(netip.AddrPortFrom(host(i), 1), plain(peerKey(1000), "s", s.clk.now(), byte(i)))
+	flood := func(s *shop, k class, payload func(i int) []byte, src func(i int) netip.AddrPort) (verified int, last error) {
+		for i := range 4 * int(budgets[k].burst) / n {
+			_, v, _, err := s.ask(src(i), payload(i))
 			verified, last = verified+v, err
 		}
 		return verified, last
 	}
-	verified, err := garbage(300)
-	if verified != searchBurst || !errors.Is(err, ErrRate) {
-		t.Errorf("%d verified, %v", verified, err)
-	}
-	// From a new place, so it would be searched for.
-	if i, _, _, err := s.ask(clientAddr, plain(peerKey(7), "s", s.clk.now(), 1)); i != nobody || !errors.Is(err, ErrRate) {
-		t.Errorf("tunnel %d: %v", i, err)
-	}
-	if i, _, _, err := s.ask(clientAddr, hinted(t, peerKey(7), "s", s.clk.now())); i != 7 || err != nil {
-		t.Errorf("hinted: tunnel %d: %v", i, err)
-	}
-	if i, _, _, err := s.ask(bound, plain(peerKey(5), "s", s.clk.now(), 1)); i != 5 || err != nil {
-		t.Errorf("bound: tunnel %d: %v", i, err)
-	}
-	if all := s.rate.all.tokens; all != globalBurst-2 {
-		t.Errorf("garbage took %v of the rate of all", globalBurst-2-all)
-	}
-	s.clk.add(time.Second)
-	if verified, _ := garbage(300); verified != searchRate {
-		t.Errorf("%d verified a second later", verified)
+	anywhere := func(i int) netip.AddrPort { return netip.AddrPortFrom(host(i<<8), 1) }
+	for _, k := range []class{byTime, byNothing} {
+		s := newShop(t, keys(n)...)
+		s.moved(s.e, 5, bound)
+		now := s.clk.now()
+		when := map[class]time.Time{byTime: now, byNothing: now.Add(time.Hour)}
+		garbage := func(i int) []byte { return plain(peerKey(1000), "s", when[k], byte(i)) }
+		verified, err := flood(s, k, garbage, anywhere)
+		if most := int(budgets[k].burst); verified < most-n || verified > most || !errors.Is(err, ErrRate) {
+			t.Errorf("class %d: %d verified, %v", k, verified, err)
+		}
+		if got := s.rate.all; got[byHint].tokens != 0 || got[bySource].tokens != 0 {
+			t.Errorf("class %d: others' budgets are touched: %v", k, got)
+		}
+		// From new places, so they would be searched for.
+		for other, at := range when {
+			src := netip.AddrPortFrom(clientAddr.Addr(), uint16(other))
+			i, _, _, err := s.ask(src, plain(peerKey(7+int(other)), "s", at, 1))
+			if other == k && (i != nobody || !errors.Is(err, ErrRate)) || other != k && (i != 7+int(other) || err != nil) {
+				t.Errorf("class %d of flood %d: tunnel %d: %v", other, k, i, err)
+			}
+		}
+		if i, _, _, err := s.ask(clientAddr, hinted(t, peerKey(17), "s", now)); i != 17 || err != nil {
+			t.Errorf("hinted: tunnel %d: %v", i, err)
+		}
+		if i, _, _, err := s.ask(bound, plain(peerKey(5), "s", now, 1)); i != 5 || err != nil {
+			t.Errorf("bound: tunnel %d: %v", i, err)
+		}
+		s.clk.add(time.Second)
+		if verified, _ := flood(s, k, garbage, anywhere); verified < int(budgets[k].rate)-n || verified > int(budgets[k].rate) {
+			t.Errorf("class %d: %d verified a second later", k, verified)
+		}
 	}
 
 	// What needs no key tried is not free either.
-	s = newShop(t, keys(100)...)
+	s := newShop(t, keys(n)...)
 	for i := range s.auths {
 		s.auths[i].MaxSkew = time.Minute
 	}
-	for range 200 {
-		s.ask(clientAddr, plain(peerKey(1), "s", s.clk.now().Add(time.Hour), 1))
+	for i := range 200 {
+		s.ask(anywhere(i), plain(peerKey(1), "s", s.clk.now().Add(time.Hour), 1))
 	}
-	if took := searchBurst - s.searches.tokens; s.verified != 0 || took < 200*100*lookCost {
+	if took := budgets[byNothing].burst - s.rate.all[byNothing].tokens; s.verified != 0 || took < 200*n*lookCost {
 		t.Errorf("%d verified, took %v", s.verified, took)
 	}
 }
 
-// The rate of a source is asked once for what is found at once.
+// One prefix uses up nothing but its own, and that of one class.
+func TestFindPrefix(t *testing.T) {
+	s := newShop(t, keys(10)...)
+	stranger := func(n byte) []byte { return plain(peerKey(1000), "s", s.clk.now(), n) }
+	for range 2 * prefixBurst {
+		s.ask(clientAddr, stranger(1))
+	}
+	near := netip.AddrPortFrom(clientAddr.Addr().Next(), 1)
+	if i, _, _, err := s.ask(near, plain(peerKey(1), "s", s.clk.now(), 1)); i != nobody || !errors.Is(err, ErrRate) {
+		t.Errorf("the same prefix: tunnel %d: %v", i, err)
+	}
+	if i, _, _, err := s.ask(near, hinted(t, peerKey(2), "s", s.clk.now())); i != 2 || err != nil {
+		t.Errorf("hinted: tunnel %d: %v", i, err)
+	}
+	if i, _, _, err := s.ask(netip.MustParseAddrPort("203.0.113.9:9"), plain(peerKey(1), "s", s.clk.now(), 1)); i != 1 || err != nil {
+		t.Errorf("another prefix: tunnel %d: %v", i, err)
+	}
+}
+
+// Replays of a hinted payload do not use up what there is for good ones.
+func TestFindReplayFlood(t *testing.T) {
+	s := newShop(t, keys(10)...)
+	p := hinted(t, peerKey(3), "s", s.clk.now())
+	for i := range 2 * prefixBurst {
+		tunnel, _, _, err := s.ask(netip.AddrPortFrom(host(i<<8), 1), p)
+		if tunnel != 3 || (err == nil) != (i == 0) || i > 0 && !errors.Is(err, ErrReplayed) {
+			t.Fatalf("%d: tunnel %d, %v", i, tunnel, err)
+		}
+	}
+	if left := s.rate.all[byHint].tokens; left != budgets[byHint].burst-1 {
+		t.Errorf("%v left", left)
+	}
+}
+
+// The rate of a prefix is asked once by token and once by class.
 func TestFindRate(t *testing.T) {
 	s := newShop(t, append(keys(3), Auth{Token: bytes.Repeat([]byte("t"), SignedLen)})...)
 	// As long as the token, so both are looked for.
 	if i, _, _, err := s.ask(clientAddr, hinted(t, peerKey(2), "s", s.clk.now())); i != 2 || err != nil {
 		t.Errorf("tunnel %d: %v", i, err)
 	}
-	if got := s.rate.sources[clientAddr.Addr()].tokens; got != sourceBurst-1 {
-		t.Errorf("%v left", got)
-	}
-	s.rate.sources[clientAddr.Addr()].tokens = 0
-	for _, p := range [][]byte{hinted(t, peerKey(2), "s", s.clk.now()), bytes.Repeat([]byte("t"), SignedLen)} {
-		if i, n, _, err := s.ask(clientAddr, p); i != nobody || n != 0 || !errors.Is(err, ErrRate) {
-			t.Errorf("tunnel %d, %d verified: %v", i, n, err)
+	for _, k := range []class{byToken, byHint} {
+		if got := s.rate.prefix(k, clientAddr.Addr()).tokens; got != prefixBurst-1 {
+			t.Errorf("class %d: %v left", k, got)
 		}
+		s.empty(k, clientAddr)
+		if i, n, _, err := s.ask(clientAddr, hinted(t, peerKey(2), "s", s.clk.now())); i != nobody || n != 0 || !errors.Is(err, ErrRate) {
+			t.Errorf("class %d: tunnel %d, %d verified: %v", k, i, n, err)
+		}
+		s.rate = newLimiter()
+		s.ask(clientAddr, plain(peerKey(9), "s", s.clk.now(), 9))
+		s.ask(clientAddr, hinted(t, peerKey(1), "s", s.clk.now()))
 	}
 }
 
@@ -220,19 +268,19 @@ func TestSearchReplay(t *testing.T) {
 	p := plain(peerKey(3), "s", s.clk.now(), 1)
 	qs := []*quest{{at: s.e, src: clientAddr, payload: p}, {at: s.e, src: clientAddr, payload: p}}
 	for _, q := range qs {
-		if _, err := s.find(q); err != errSearch {
+		if _, err := s.find(q); err != errProve {
 			t.Fatal(err)
 		}
 	}
-	if i, err := s.search(qs[0]); i != 3 || err != nil {
+	if i, err := s.prove(qs[0]); i != 3 || err != nil {
 		t.Errorf("tunnel %d: %v", i, err)
 	}
-	if i, err := s.search(qs[1]); i != 3 || !errors.Is(err, ErrReplayed) {
+	if i, err := s.prove(qs[1]); i != 3 || !errors.Is(err, ErrReplayed) {
 		t.Errorf("tunnel %d: %v", i, err)
 	}
 	// Accepted while it was searched for.
 	q := &quest{at: s.e, src: clientAddr, payload: plain(peerKey(4), "s", s.clk.now(), 1)}
-	if _, err := s.find(q); err != errSearch {
+	if _, err := s.find(q); err != errProve {
 		t.Fatal(err)
 	}
 	s.seen[4].accept(q.stamp)
@@ -404,7 +452,8 @@ func TestServerShared(t *testing.T) {
 	})
 }
 
-// While one is searched for, others are found; and not more wait than searchLen.
+// While one is searched for, others are found; and not more wait than proveLen, of
+// which the newest are kept.
 func TestServerSearches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newServerLab(t, ServerConfig{Tunnels: []ServerTunnel{
@@ -419,7 +468,7 @@ func TestServerSearches(t *testing.T) {
 			}
 			return VerifySignature(key, secret, p)
 		}
-		for i := range searchLen + 2 {
+		for i := range proveLen + 2 {
 			l.shared.in <- BuildUDP(netip.AddrPortFrom(host(i), 1), at(10000), 64, garbage)
 		}
 		l.shared.in <- BuildUDP(clientAddr, at(10000), 64, hinted(t, peerKey(2), "", time.Now()))
@@ -551,8 +600,8 @@ func BenchmarkFind(b *testing.B) {
 				for b.Loop() {
 					// As if it were the first.
 					*s.seen[last] = ReplayState{}
-					s.rate = newLimiter(now)
-					s.searches.tokens = searchBurst
+					s.rate.prefixes = [prefixBuckets]bucket{}
+					s.rate.all = [classes]bucket{}
 					got, v, _, _ := s.ask(bb.src, bb.payload)
 					if got != bb.want && n > 1 {
 						b.Fatalf("tunnel %d", got)
@@ -569,7 +618,7 @@ func BenchmarkFind(b *testing.B) {
 		b.Run(fmt.Sprintf("flood/%d", n), func(b *testing.B) {
 			p := plain(peerKey(n), "s", now, 1)
 			for b.Loop() {
-				s.searches.tokens = 0
+				s.rate.all[byTime] = bucket{0, now}
 				s.ask(clientAddr, p)
 			}
 		})

@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -11,20 +12,35 @@ const (
 	// foldFor is how long a warning keeps its repeats out of the log.
 	foldFor = 10 * time.Second
 
-	// maxFolds bounds how many warnings are told apart. Beyond it, which
-	// takes a flood from forged sources, all further ones are one.
-	maxFolds = 1024
+	// maxFolds bounds how many warnings are told apart, and so how many lines
+	// a flood from forged sources makes in foldFor. Beyond it all further ones
+	// are one.
+	maxFolds = 128
 )
+
+// warning is one about what a source sent. It is put into words only if it is
+// logged: in a flood few are.
+type warning struct {
+	format string // of the others
+	name   string // of a tunnel, say
+	src    netip.AddrPort
+	err    error
+}
+
+func (w warning) String() string { return fmt.Sprintf(w.format, w.name, w.src, w.err) }
 
 // foldKey is what makes two warnings the same.
 type foldKey struct {
-	name, reason string
+	format, name string
+	why          error // one of refusals: details make every repeat look new
 	src          netip.Addr
 }
 
+func (w warning) key() foldKey { return foldKey{w.format, w.name, refusal(w.err), w.src.Addr()} }
+
 type fold struct {
 	since    time.Time
-	msg      string
+	last     warning
 	repeated int
 }
 
@@ -43,7 +59,8 @@ func newFolder(log *slog.Logger, now func() time.Time) *folder {
 	return &folder{log: log, now: now, folds: make(map[foldKey]*fold)}
 }
 
-func (f *folder) warn(k foldKey, msg string) {
+func (f *folder) warn(w warning) {
+	k := w.key()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 
@@ -53,21 +70,21 @@ func (f *folder) warn(k foldKey, msg string) {
 		f.sweep(now)
 	}
 	if !ok && len(f.folds) >= maxFolds {
-		k = foldKey{reason: "others"}
+		k = foldKey{}
 		e, ok = f.folds[k]
 	}
 	if !ok {
-		f.folds[k] = &fold{since: now, msg: msg}
-		f.log.Warn(msg)
+		f.folds[k] = &fold{since: now, last: w}
+		f.log.Warn(w.String())
 		return
 	}
 	if d := now.Sub(e.since); d >= 0 && d < foldFor {
-		e.msg = msg
+		e.last = w
 		e.repeated++
 		return
 	}
-	e.print(f.log, msg)
-	*e = fold{since: now, msg: msg}
+	e.print(f.log, w)
+	*e = fold{since: now, last: w}
 }
 
 // sweep forgets what is over, at most once a second, as it walks the map.
@@ -100,13 +117,13 @@ func (e *fold) flush(log *slog.Logger) {
 	}
 	// This line is one of the repeats itself.
 	e.repeated--
-	e.print(log, e.msg)
+	e.print(log, e.last)
 }
 
-func (e *fold) print(log *slog.Logger, msg string) {
+func (e *fold) print(log *slog.Logger, w warning) {
 	if e.repeated == 0 {
-		log.Warn(msg)
+		log.Warn(w.String())
 		return
 	}
-	log.Warn(msg, "repeated", e.repeated)
+	log.Warn(w.String(), "repeated", e.repeated)
 }

@@ -3,6 +3,7 @@ package authd
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,28 +13,45 @@ import (
 func TestFolder(t *testing.T) {
 	l, c := newTap(), newClock(1000)
 	f := newFolder(l.logger(), c.now)
-	k := foldKey{name: "a", reason: "r", src: clientAddr.Addr()}
-	f.warn(k, "one")
-	f.warn(k, "two")
-	f.warn(foldKey{name: "a", reason: "other", src: clientAddr.Addr()}, "another reason")
+	// Details, and the port, do not make it another.
+	warn := func(behind int64) {
+		src := netip.AddrPortFrom(clientAddr.Addr(), uint16(behind))
+		f.warn(warning{"%s: %s refused: %v", "a", src, olderError(behind)})
+	}
+	warn(1)
+	warn(2)
+	f.warn(warning{"%s: %s refused: %v", "a", clientAddr, ErrToken})
+	f.warn(warning{"%s: %s not bound: %v", "a", clientAddr, ErrToken})
 	c.add(foldFor - 1)
-	f.warn(k, "three")
+	warn(3)
 	c.add(1)
-	f.warn(k, "four")
+	warn(4)
 	c.add(foldFor)
-	f.warn(k, "five")
-	f.warn(k, "six")
-	f.warn(k, "seven")
+	warn(5)
+	warn(6)
+	warn(7)
 	f.flush()
 	f.flush()
 	want := []string{
-		`level=WARN msg=one`,
-		`level=WARN msg="another reason"`,
-		`level=WARN msg=four repeated=2`,
-		`level=WARN msg=five`,
-		`level=WARN msg=seven repeated=1`,
+		`a: 198.51.100.7:1 by 1 s`,
+		`a: 198.51.100.7:4242 refused: wrong token`,
+		`a: 198.51.100.7:4242 not bound: wrong token`,
+		`a: 198.51.100.7:4 by 4 s repeated=2`,
+		`a: 198.51.100.7:5 by 5 s`,
+		`a: 198.51.100.7:7 by 7 s repeated=1`,
 	}
-	if diff := cmp.Diff(want, l.lines()); diff != "" {
+	var got []string
+	for _, s := range l.lines() {
+		s = strings.TrimPrefix(s, "level=WARN msg=")
+		head, rest, cut := strings.Cut(s, " refused: older than the newest accepted, ")
+		if cut {
+			by, _, _ := strings.Cut(rest, ": ")
+			_, repeated, _ := strings.Cut(rest, `"`)
+			s = head + " " + by + repeated
+		}
+		got = append(got, strings.Trim(s, `"`))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -41,12 +59,12 @@ func TestFolder(t *testing.T) {
 func TestFolderBounded(t *testing.T) {
 	l, c := newTap(), newClock(1000)
 	f := newFolder(l.logger(), c.now)
-	flood := func() {
-		for i := range 3 * maxFolds {
-			f.warn(foldKey{src: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}, fmt.Sprint(i))
-		}
+	warn := func(src netip.Addr) {
+		f.warn(warning{"%s: %s refused: %v", "a", netip.AddrPortFrom(src, 1), ErrToken})
 	}
-	flood()
+	for i := range 3 * maxFolds {
+		warn(host(i))
+	}
 	if n := len(f.folds); n > maxFolds+1 {
 		t.Errorf("%d kept", n)
 	}
@@ -55,8 +73,8 @@ func TestFolderBounded(t *testing.T) {
 	}
 	// Later there is room again, and what was folded is told.
 	c.add(foldFor + time.Second)
-	f.warn(foldKey{name: "new"}, "new")
-	if !l.has("msg=new") || !l.has(fmt.Sprintf("repeated=%d", 2*maxFolds-2)) {
+	warn(clientAddr.Addr())
+	if !l.has("198.51.100.7:1 refused") || !l.has(fmt.Sprintf("repeated=%d", 2*maxFolds-2)) {
 		t.Errorf("%q", l.lines()[maxFolds:])
 	}
 	if n := len(f.folds); n != 1 {

@@ -77,13 +77,27 @@ func (k *keyring) add(pub ed25519.PublicKey, secret []byte, tunnel int) {
 	k.byKey[string(pub)] = tunnel
 }
 
-// near reports whether named is quick for st.
+// few is how many keys' hints take no longer to make than to look up.
+const few = 4
+
+// quick reports whether named looks st's hint up.
+func (k *keyring) quick(st Stamp, now time.Time) bool {
+	return len(k.digests) <= few || k.near(st, now)
+}
+
+// near reports whether the hints of st's second are kept.
 func (k *keyring) near(st Stamp, now time.Time) bool {
 	return withinLimit(hintSpan, st.Time-now.Unix())
 }
 
-// named returns the tunnels that st's hint names, of a time that is near.
+// named returns the tunnels that st's hint names, or none if it would not be quick.
 func (k *keyring) named(st Stamp, now time.Time) []int {
+	if len(k.digests) <= few {
+		return k.search(st)
+	}
+	if !k.near(st, now) {
+		return nil
+	}
 	t, ok := k.seconds[st.Time]
 	if !ok {
 		t = k.fill(st.Time, now)
@@ -115,7 +129,7 @@ func (k *keyring) fill(sec int64, now time.Time) []uint64 {
 	return t
 }
 
-// search returns the same as named, of any time, and remembers nothing.
+// search returns the tunnels that st's hint names, by making all hints anew.
 func (k *keyring) search(st Stamp) []int {
 	var named []int
 	for i := range k.digests {

@@ -1,38 +1,74 @@
 package authd
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"time"
 )
 
-// Datagrams a second and bursts that are looked at, from one address and from
-// all. A signature check takes some 50 µs, so the total keeps one core from
-// being used up by forgeries.
+// A class is what a datagram is sorted into before its proof is looked at. Each
+// has rates and a queue of its own, so that a flood of one starves only itself.
+type class uint8
+
 const (
-	sourceRate  = 100
-	sourceBurst = 200
-	globalRate  = 5000
-	globalBurst = 5000
-	maxSources  = 4096
+	// byHint: its hint names a key that it may be good for. Who floods this one
+	// knows the public key and the secret; by chance garbage is here once in
+	// 65536 times a key.
+	byHint class = iota
 
-	// A payload that names no key, or a wrong one, is tried with the keys of
-	// all tunnels of its endpoint. What that takes is counted by itself, in
-	// signature checks a second and in a burst, so that a flood of garbage
-	// takes a tenth of a core and nothing of what those need who are found at
-	// once. The burst is a search of 10,000 keys, half a second.
-	searchRate  = 2000
-	searchBurst = 10000
+	// bySource: it comes from where the peer of such a key is.
+	bySource
 
-	// lookCost is what it costs to see, by the time say, that a key need not
-	// be tried, and what a hint costs to make, in signature checks.
-	lookCost = 1.0 / 500
+	// byTime: its time is within timelySpan of ours.
+	byTime
 
-	// sweepEvery keeps a full map from being searched for each packet. An
-	// address that sent one datagram is forgettable again after 10 ms.
-	sweepEvery = 10 * time.Millisecond
+	// byNothing: all other signed ones. A client whose clock is wrong is here, as is
+	// garbage, whose 40 bits of time are random.
+	byNothing
+
+	// verifiers is how many classes there are of what is to be verified.
+	verifiers
+
+	byToken   = verifiers     // as long as a token
+	byAddress = verifiers + 1 // for an address-only tunnel
+	classes   = verifiers + 2
 )
 
-// bucket is a token bucket.
+// timelySpan is between a payload's time and ours, in class byTime.
+const timelySpan = 5 * time.Minute
+
+// Datagrams of a class that are looked at, a second and in a burst, from one
+// prefix of prefixLen bits: sources are easily forged within what a network lets
+// out, and seldom are more than a few clients in one.
+const (
+	prefixLen   = 24
+	prefixRate  = 100
+	prefixBurst = 200
+
+	// prefixBuckets is for all prefixes: each has the one that its hash says.
+	// A flood from forged sources, each another, fills that of nobody: 50,000/s
+	// are 6/s a bucket.
+	prefixBuckets = 1 << 13
+)
+
+// budgets are of all prefixes together. Those of what is verified are in
+// signature checks, of some 50 µs each, so that floods of all classes at once
+// take less than half a core. The larger bursts are a search of 10,000 keys, half
+// a second. A right token costs nothing to tell, so there a total would only lock
+// out who has it.
+var budgets = [classes]struct{ rate, burst float64 }{
+	byHint:    {3000, 3000},
+	bySource:  {1000, 1000},
+	byTime:    {2000, 10000},
+	byNothing: {1000, 10000},
+	byAddress: {5000, 5000},
+}
+
+// lookCost is what it costs to see, by the time say, that a key need not be
+// tried, and what a hint costs to make, in signature checks.
+const lookCost = 1.0 / 500
+
+// bucket is a token bucket. The zero one is full.
 type bucket struct {
 	tokens float64
 	at     time.Time
@@ -54,59 +90,41 @@ func (b *bucket) take(n float64) bool {
 	return true
 }
 
-// limiter limits how often the expensive checks run. It is not safe for
-// concurrent use.
+// limiter limits what is looked at. It allocates nothing, whoever floods. It is
+// not safe for concurrent use.
 type limiter struct {
-	all     bucket
-	sources map[netip.Addr]*bucket
-	swept   time.Time
+	seed     maphash.Seed // so that nobody knows whose bucket is whose
+	prefixes [prefixBuckets]bucket
+	all      [classes]bucket
 }
 
-func newLimiter(now time.Time) *limiter {
-	return &limiter{
-		all:     bucket{globalBurst, now},
-		sources: make(map[netip.Addr]*bucket),
-	}
-}
+func newLimiter() *limiter { return &limiter{seed: maphash.MakeSeed()} }
 
-// allow takes a token for src. The total is asked last, so that one address
-// that sends too much does not use it up.
-func (l *limiter) allow(src netip.Addr, now time.Time) bool {
-	if b := l.source(src, now); b != nil && !b.take(1) {
+// admit takes a datagram of class k from the bucket of src's prefix, if there is
+// something left of the budget: that is for spend to take.
+func (l *limiter) admit(k class, src netip.Addr, now time.Time) bool {
+	if k != byToken && !l.left(k, now, 1) {
 		return false
 	}
-	l.all.refill(now, globalRate, globalBurst)
-	return l.all.take(1)
+	b := l.prefix(k, src)
+	b.refill(now, prefixRate, prefixBurst)
+	return b.take(1)
 }
 
-// source returns the bucket of src, or nil while maxSources others are busy;
-// then the total alone limits.
-func (l *limiter) source(src netip.Addr, now time.Time) *bucket {
-	if b, ok := l.sources[src]; ok {
-		b.refill(now, sourceRate, sourceBurst)
-		return b
-	}
-	if len(l.sources) >= maxSources {
-		l.sweep(now)
-	}
-	if len(l.sources) >= maxSources {
-		return nil
-	}
-	b := &bucket{sourceBurst, now}
-	l.sources[src] = b
-	return b
+// prefix returns the bucket of src's prefix.
+func (l *limiter) prefix(k class, src netip.Addr) *bucket {
+	a := src.As4()
+	key := [4]byte{a[0], a[1], a[2], byte(k)}
+	return &l.prefixes[maphash.Bytes(l.seed, key[:])%prefixBuckets]
 }
 
-// sweep forgets full buckets: a new one would be the same.
-func (l *limiter) sweep(now time.Time) {
-	if d := now.Sub(l.swept); d >= 0 && d < sweepEvery {
-		return
-	}
-	l.swept = now
-	for a, b := range l.sources {
-		b.refill(now, sourceRate, sourceBurst)
-		if b.tokens >= sourceBurst {
-			delete(l.sources, a)
-		}
-	}
+// left reports whether n are left of the budget of class k.
+func (l *limiter) left(k class, now time.Time, n float64) bool {
+	l.all[k].refill(now, budgets[k].rate, budgets[k].burst)
+	return l.all[k].tokens >= n
+}
+
+// spend takes n from the budget of class k.
+func (l *limiter) spend(k class, now time.Time, n float64) bool {
+	return l.left(k, now, n) && l.all[k].take(n)
 }

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// count returns how many of n datagrams of src are allowed.
-func count(l *limiter, src netip.Addr, now time.Time, n int) int {
+// count returns how many of n datagrams of src are admitted.
+func count(l *limiter, k class, src netip.Addr, now time.Time, n int) int {
 	ok := 0
 	for range n {
-		if l.allow(src, now) {
+		if l.admit(k, src, now) {
 			ok++
 		}
 	}
@@ -21,87 +21,80 @@ func host(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 }
 
-func TestLimiterSource(t *testing.T) {
+func TestLimiterPrefix(t *testing.T) {
 	now := time.Unix(1000, 0)
-	l := newLimiter(now)
-	if got := count(l, host(1), now, 1000); got != sourceBurst {
+	l := newLimiter()
+	if got := count(l, byHint, host(1), now, 1000); got != prefixBurst {
 		t.Errorf("burst %d", got)
 	}
-	if got := count(l, host(2), now, 1); got != 1 {
-		t.Error("one address is refused for another's sake")
+	if got := count(l, byHint, host(2), now, 1); got != 0 {
+		t.Error("another address of the prefix is admitted")
 	}
-	now = now.Add(500 * time.Millisecond)
-	if got := count(l, host(1), now, 1000); got != sourceRate/2 {
-		t.Errorf("half a second later %d", got)
+	// Two in a row do not have the bucket of the first, but once in millions.
+	if count(l, byHint, host(1<<8), now, 1)+count(l, byHint, host(2<<8), now, 1) == 0 {
+		t.Error("one prefix is refused for another's sake")
 	}
-	now = now.Add(time.Hour)
-	if got := count(l, host(1), now, 1000); got != sourceBurst {
-		t.Errorf("an hour later %d", got)
+	if count(l, byTime, host(1), now, 1)+count(l, byNothing, host(1), now, 1) == 0 {
+		t.Error("one class is refused for another's sake")
 	}
-	now = now.Add(-time.Hour)
-	if got := count(l, host(1), now, 1000); got != 0 {
-		t.Errorf("after the clock was set back %d", got)
-	}
-	now = now.Add(time.Second)
-	if got := count(l, host(1), now, 1000); got != sourceRate {
-		t.Errorf("and a second later %d", got)
+	for _, tt := range []struct {
+		after time.Duration
+		want  int
+	}{
+		{500 * time.Millisecond, prefixRate / 2},
+		{time.Hour, prefixBurst},
+		{-time.Hour, 0}, // the clock was set back
+		{time.Second, prefixRate},
+	} {
+		now = now.Add(tt.after)
+		if got := count(l, byHint, host(1), now, 1000); got != tt.want {
+			t.Errorf("after %v: %d, want %d", tt.after, got, tt.want)
+		}
 	}
 }
 
-func TestLimiterGlobal(t *testing.T) {
+func TestLimiterBudget(t *testing.T) {
 	now := time.Unix(1000, 0)
-	l := newLimiter(now)
-	got := 0
-	for i := range 100 {
-		got += count(l, host(i), now, 100)
+	l := newLimiter()
+	spend := func(k class) int {
+		n := 0
+		for l.spend(k, now, 1) {
+			n++
+		}
+		return n
 	}
-	if got != globalBurst {
-		t.Errorf("burst %d", got)
+	for k := range verifiers {
+		if got := spend(k); got != int(budgets[k].burst) {
+			t.Errorf("class %d: burst %d", k, got)
+		}
+		if l.admit(k, host(1), now) {
+			t.Errorf("class %d: admitted, and nothing is left", k)
+		}
 	}
 	now = now.Add(time.Second / 10)
-	got = 0
-	for i := range 100 {
-		got += count(l, host(1000+i), now, 100)
+	for k := range verifiers {
+		if got := spend(k); got != int(budgets[k].rate)/10 {
+			t.Errorf("class %d: a tenth of a second later %d", k, got)
+		}
 	}
-	if got != globalRate/10 {
-		t.Errorf("a tenth of a second later %d", got)
+	if !l.admit(byToken, host(1), now) {
+		t.Error("a token is refused for others' sake")
 	}
 }
 
-func TestLimiterBounded(t *testing.T) {
+// A flood from forged sources, each another, leaves almost nobody out.
+func TestLimiterForged(t *testing.T) {
 	now := time.Unix(1000, 0)
-	l := newLimiter(now)
-	// A flood from forged sources, each a new one.
-	for i := range 20 * maxSources {
-		now = now.Add(time.Second / globalRate)
-		if !l.allow(host(i), now) {
-			t.Fatalf("number %d refused", i)
-		}
-		if n := len(l.sources); n > maxSources {
-			t.Fatalf("%d sources kept", n)
+	l := newLimiter()
+	const rate = 50000
+	refused := 0
+	for i := range 5 * rate {
+		now = now.Add(time.Second / rate)
+		if !l.admit(byToken, host(i<<8), now) {
+			refused++
 		}
 	}
-	// All busy: new ones are limited by the total only.
-	l = newLimiter(now)
-	for i := range maxSources {
-		l.sources[host(i)] = &bucket{0, now}
-	}
-	if got := count(l, host(1<<20), now, 2*globalBurst); got != globalBurst {
-		t.Errorf("%d of a new source", got)
-	}
-	if n := len(l.sources); n != maxSources {
-		t.Errorf("%d sources", n)
-	}
-	// A search for idle ones is due once in sweepEvery.
-	for _, b := range l.sources {
-		b.tokens = sourceBurst
-	}
-	l.allow(host(1<<20), now)
-	if n := len(l.sources); n != maxSources {
-		t.Errorf("searched again at once, %d left", n)
-	}
-	l.allow(host(1<<20), now.Add(sweepEvery))
-	if n := len(l.sources); n != 1 {
-		t.Errorf("%d sources", n)
+	if refused > 0 {
+		t.Errorf("%d refused", refused)
 	}
 }

@@ -47,7 +47,8 @@ var errSalts = fmt.Errorf("%w: more than %d of one second", ErrRate, maxSalts)
 type olderError int64
 
 func (e olderError) Error() string {
-	return fmt.Sprintf("%v, by %d s: sent again, or the clock of the sender was set back", ErrOlder, int64(e))
+	return fmt.Sprintf("%v, by %d s: sent again by somebody, or the sender's clock was set back: then set it right, "+
+		"or wait so long, or stop the server, remove the key's file in its state directory and start it again", ErrOlder, int64(e))
 }
 
 func (olderError) Unwrap() error { return ErrOlder }

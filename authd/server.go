@@ -14,13 +14,9 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-const (
-	// queueLen is how many authentications wait while one is being bound.
-	queueLen = 1024
-
-	// searchLen is how many payloads wait while one is searched for.
-	searchLen = 64
-)
+// proveLen is how many payloads of a class wait to be verified: at 50 µs each for
+// a fraction of a second, as what is older is of no use to its sender.
+const proveLen = 512
 
 // ServerTunnel is one tunnel of a server.
 //
@@ -50,7 +46,8 @@ type ServerConfig struct {
 	Store   ReplayStore      // nil: memory only
 
 	// Bind is called from one goroutine at a time for every valid
-	// authentication, with an index into Tunnels. Nil means that the peer is
+	// authentication, with an index into Tunnels, but for one that a newer of
+	// its tunnel comes after while it waits. Nil means that the peer is
 	// bound (new, moved or already there); then the reply is sent. The error
 	// is logged by the callee, not by authd.
 	Bind func(tunnel int, peer netip.AddrPort) error
@@ -67,8 +64,8 @@ type Server struct {
 	endpoints map[netip.AddrPort]*endpoint
 	checker   *checker
 	folds     *folder
-	searches  chan *quest
-	queue     chan accepted
+	unproved  [verifiers]chan *quest
+	unbound   *waiting
 	senders   map[string]datagramSender // by device
 	shared    packetReceiver            // of all tunnels but the address-only; nil without
 
@@ -81,13 +78,6 @@ type Server struct {
 type openTunnel struct {
 	conn packetReceiver
 	peer netip.AddrPort // invalid: none bound
-}
-
-// accepted is a valid authentication.
-type accepted struct {
-	tunnel  int
-	peer    netip.AddrPort
-	payload []byte
 }
 
 // packetReceiver and datagramSender are what the tests replace.
@@ -168,8 +158,7 @@ func newServer(cfg ServerConfig) (*Server, error) {
 		bind:    cfg.Bind,
 
 		endpoints: make(map[netip.AddrPort]*endpoint),
-		searches:  make(chan *quest, searchLen),
-		queue:     make(chan accepted, queueLen),
+		unbound:   newWaiting(len(cfg.Tunnels)),
 		senders:   make(map[string]datagramSender),
 		open:      make(map[int]*openTunnel),
 	}
@@ -180,6 +169,9 @@ func newServer(cfg ServerConfig) (*Server, error) {
 		s.now = time.Now
 	}
 	s.folds = newFolder(s.log, s.now)
+	for k := range s.unproved {
+		s.unproved[k] = make(chan *quest, proveLen)
+	}
 
 	auths := make([]Auth, len(s.tunnels))
 	for i, t := range s.tunnels {
@@ -302,7 +294,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	for i, o := range s.open {
 		receive(o.conn, s.tunnels[i].Name)
 	}
-	wg.Go(func() { s.searching(ctx) })
+	for _, c := range s.unproved {
+		wg.Go(func() { s.proving(ctx, c) })
+	}
 	wg.Go(func() { s.work(ctx) })
 	wg.Wait()
 	s.folds.flush()
@@ -353,35 +347,54 @@ func (s *Server) handle(conn packetReceiver, from arrival, d Datagram, err error
 	if err == nil && s.isData(e, d) {
 		return
 	}
-	q := &quest{at: e, src: d.Src, payload: d.Payload}
+	q := quest{at: e, src: d.Src, payload: d.Payload}
 	i := nobody
-	if err == nil && !conn.arrivedOn(from.index, e.device) {
-		err = ErrDevice
-	}
 	if err == nil {
-		i, err = s.checker.find(q)
+		i, err = s.checker.find(&q)
+		// To ask for the device is a system call, so it is not done for garbage.
+		if (err == nil || err == errProve) && !conn.arrivedOn(from.index, e.device) {
+			i, err = nobody, ErrDevice
+		}
 	}
-	if err != errSearch {
-		s.found(q, i, err)
+	if err != errProve {
+		s.found(&q, i, err)
 		return
 	}
-	q.payload = slices.Clone(q.payload)
-	select {
-	case s.searches <- q:
-	default:
-		s.found(q, nobody, ErrRate)
+	kept := q
+	kept.payload = slices.Clone(q.payload)
+	s.enqueue(&kept)
+}
+
+// enqueue passes q on to the verifier of its class. If too many wait there, it
+// takes the place of the one that waits longest, whose sender may have given up.
+func (s *Server) enqueue(q *quest) {
+	for c := s.unproved[q.class]; ; {
+		select {
+		case c <- q:
+			return
+		default:
+		}
+		select {
+		case old := <-c:
+			s.found(old, nobody, ErrRate)
+		default:
+		}
 	}
 }
 
-// searching searches apart from receiving, so that nobody who is found at once
-// waits for it.
-func (s *Server) searching(ctx context.Context) {
+// proving verifies the signatures of one class, apart from receiving and from the
+// other classes, so that none of those waits.
+func (s *Server) proving(ctx context.Context, c <-chan *quest) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case q := <-s.searches:
-			i, err := s.checker.search(q)
+		case q := <-c:
+			i, err := s.checker.prove(q)
+			if err == errProve {
+				s.enqueue(q)
+				continue
+			}
 			s.found(q, i, err)
 		}
 	}
@@ -389,20 +402,18 @@ func (s *Server) searching(ctx context.Context) {
 
 // found passes on what was decided: an authentication of tunnel i, or why not.
 func (s *Server) found(q *quest, i int, err error) {
-	name := q.at.name(s.tunnels)
+	name := q.at.label
 	if i != nobody {
 		name = s.tunnels[i].Name
 	}
-	s.log.Debug(name+": datagram", "source", q.src, "length", len(q.payload), "ok", err == nil)
+	if s.log.Enabled(context.Background(), slog.LevelDebug) {
+		s.log.Debug(name+": datagram", "source", q.src, "length", len(q.payload), "ok", err == nil)
+	}
 	if err != nil {
-		s.warn(name, q.src, reason(err), fmt.Sprintf("refused: %v", err))
+		s.folds.warn(warning{"%s: %s refused: %v", name, q.src, err})
 		return
 	}
-	select {
-	case s.queue <- accepted{i, q.src, slices.Clone(q.payload)}:
-	default:
-		s.warn(name, q.src, "queue", "authenticated, but too many others are waiting to be bound")
-	}
+	s.unbound.put(accepted{i, q.src, slices.Clone(q.payload)})
 }
 
 // connOf returns the socket that e is served by. Two sockets may see one packet,
@@ -443,8 +454,8 @@ func (s *Server) work(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case a := <-s.queue:
-			s.accept(a)
+		case i := <-s.unbound.tunnels:
+			s.accept(s.unbound.take(i))
 		}
 	}
 }
@@ -456,7 +467,7 @@ func (s *Server) accept(a accepted) {
 	// First of all, so that it is not accepted a second time whatever happens.
 	if id, st := s.checker.state(a.tunnel); s.store != nil && id != "" {
 		if err := s.store.Save(id, st); err != nil {
-			s.warn(t.Name, a.peer, "store", fmt.Sprintf("authenticated, but not remembered over a restart: %v", err))
+			s.folds.warn(warning{"%s: %s authenticated, but not remembered over a restart: %v", t.Name, a.peer, err})
 		}
 	}
 	if s.bind(a.tunnel, a.peer) != nil {
@@ -464,7 +475,7 @@ func (s *Server) accept(a accepted) {
 	}
 	s.checker.moved(s.endpointOf(t), a.tunnel, a.peer)
 	if err := s.setPeer(a.tunnel, a.peer); err != nil {
-		s.warn(t.Name, a.peer, "filter", fmt.Sprintf("bound, but its data still comes here: %v", err))
+		s.folds.warn(warning{"%s: %s bound, but its data still comes here: %v", t.Name, a.peer, err})
 	}
 	// Nobody waits for an answer to data.
 	if t.Reply && !t.Inner.looks(a.payload) {
@@ -478,7 +489,7 @@ func (s *Server) reply(t ServerTunnel, a accepted) {
 		err = s.senders[t.Device].send(t.Local, a.peer, t.TTL, p)
 	}
 	if err != nil {
-		s.warn(t.Name, a.peer, "reply", fmt.Sprintf("bound, but the reply failed: %v", err))
+		s.folds.warn(warning{"%s: %s bound, but the reply failed: %v", t.Name, a.peer, err})
 	}
 }
 
@@ -498,8 +509,4 @@ func (s *Server) setPeer(i int, peer netip.AddrPort) error {
 	}
 	o.peer = peer
 	return nil
-}
-
-func (s *Server) warn(name string, src netip.AddrPort, why, msg string) {
-	s.folds.warn(foldKey{name: name, reason: why, src: src.Addr()}, fmt.Sprintf("%s: %s %s", name, src, msg))
 }
