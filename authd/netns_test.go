@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -26,7 +27,7 @@ type netLab struct{ c, s string }
 
 var labs atomic.Int32
 
-func newNetLab(t *testing.T) netLab {
+func newNetLab(t testing.TB) netLab {
 	t.Helper()
 	skip := t.Skipf
 	if os.Getenv("CI") != "" {
@@ -51,16 +52,35 @@ func newNetLab(t *testing.T) netLab {
 }
 
 // plug makes the cable.
-func (l netLab) plug(t *testing.T) {
+func (l netLab) plug(t testing.TB) {
 	t.Helper()
 	ip(t, "link", "add", "c0", "netns", l.c, "type", "veth", "peer", "name", "s0", "netns", l.s)
 	ip(t, "-n", l.c, "address", "add", clientAddr.Addr().String()+"/24", "dev", "c0")
 	ip(t, "-n", l.s, "address", "add", serverAddr.Addr().String()+"/24", "dev", "s0")
 	ip(t, "-n", l.c, "link", "set", "c0", "up")
 	ip(t, "-n", l.s, "link", "set", "s0", "up")
+	// The kernel takes up to a second to let packets through, when there was
+	// another link shortly before (net/core/link_watch.c).
+	for _, end := range [][2]string{{l.c, "c0"}, {l.s, "s0"}} {
+		for deadline := time.Now().Add(patience); !operational(t, end[0], end[1]); {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s stays down", end[1])
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
 }
 
-func ip(t *testing.T, args ...string) {
+func operational(t testing.TB, ns, dev string) bool {
+	t.Helper()
+	out, err := exec.Command("ip", "-n", ns, "link", "show", "dev", dev).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip link show: %v: %s", err, out)
+	}
+	return strings.Contains(string(out), "state UP")
+}
+
+func ip(t testing.TB, args ...string) {
 	t.Helper()
 	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 		t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
@@ -69,7 +89,7 @@ func ip(t *testing.T, args ...string) {
 
 // within runs f in a namespace. Sockets stay in that where they were made, so
 // only their making need be in f.
-func within(t *testing.T, ns string, f func()) {
+func within(t testing.TB, ns string, f func()) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
@@ -100,14 +120,21 @@ type peerLab struct {
 	stop  func()
 }
 
-func (l netLab) serve(t *testing.T, tunnels ...ServerTunnel) *peerLab {
+func (l netLab) serve(t testing.TB, tunnels ...ServerTunnel) *peerLab {
 	t.Helper()
-	p := &peerLab{netLab: l, log: newTap(), bound: make(chan bound, 1000)}
+	log := newTap()
+	return l.serveLogging(t, log, log.logger(), tunnels)
+}
+
+// serveLogging is serve with a logger that writes to log.
+func (l netLab) serveLogging(t testing.TB, log *tap, logger *slog.Logger, tunnels []ServerTunnel) *peerLab {
+	t.Helper()
+	p := &peerLab{netLab: l, log: log, bound: make(chan bound, 1000)}
 	var err error
 	within(t, l.s, func() {
 		p.s, err = NewServer(ServerConfig{
 			Tunnels: tunnels,
-			Log:     p.log.logger(),
+			Log:     logger,
 			Bind: func(i int, peer netip.AddrPort) error {
 				p.bound <- bound{i, peer}
 				return nil
@@ -138,7 +165,7 @@ func (l netLab) serve(t *testing.T, tunnels ...ServerTunnel) *peerLab {
 	return p
 }
 
-func (p *peerLab) expect(t *testing.T, want ...bound) {
+func (p *peerLab) expect(t testing.TB, want ...bound) {
 	t.Helper()
 	for _, w := range want {
 		if diff := cmp.Diff(w, get(t, fmt.Sprint(w), p.bound), addrs); diff != "" {
@@ -148,7 +175,7 @@ func (p *peerLab) expect(t *testing.T, want ...bound) {
 }
 
 // sender sends from the client's namespace.
-func (l netLab) sender(t *testing.T) *rawSender {
+func (l netLab) sender(t testing.TB) *rawSender {
 	t.Helper()
 	var (
 		s   *rawSender
@@ -197,7 +224,7 @@ func (l netLab) listen(t *testing.T, a netip.AddrPort) *net.UDPConn {
 	return c
 }
 
-func keyPair(t *testing.T) (ed25519.PublicKey, ed25519.PrivateKey) {
+func keyPair(t testing.TB) (ed25519.PublicKey, ed25519.PrivateKey) {
 	t.Helper()
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -342,7 +369,7 @@ func TestNetAddressOnly(t *testing.T) {
 }
 
 // runClient makes a client, sends and runs it till the end of the test.
-func (l netLab) runClient(t *testing.T, cfg ClientConfig) *tap {
+func (l netLab) runClient(t testing.TB, cfg ClientConfig) *tap {
 	t.Helper()
 	log := newTap()
 	cfg.Name, cfg.Device, cfg.Log = "ipipou0", "c0", log.logger()
