@@ -165,6 +165,10 @@ func passed(err error) int {
 // meanwhile. It returns what find does. After errProve it is to be called again, as
 // the likely keys were in vain and q is of another class now.
 func (c *checker) prove(q *quest) (tunnel int, err error) {
+	searched := q.class == byTime || q.class == byNothing
+	if searched {
+		q.likely = append(q.likely, c.named(q)...)
+	}
 	for _, i := range q.likely {
 		if slices.Contains(q.tried, i) {
 			continue
@@ -180,7 +184,7 @@ func (c *checker) prove(q *quest) (tunnel int, err error) {
 	switch {
 	case len(q.tried) == len(q.at.keys.tunnels):
 		return nobody, q.unproved(ErrSignature, len(q.tried))
-	case q.class == byTime || q.class == byNothing:
+	case searched:
 		return c.search(q)
 	}
 	c.mu.Lock()
@@ -201,14 +205,13 @@ func (c *checker) signed(q *quest, i int) bool {
 // search tries all keys that are left, which may take long.
 func (c *checker) search(q *quest) (tunnel int, err error) {
 	keys := q.at.keys.tunnels
-	named := c.named(q)
 	// Not always from the first: under a flood of garbage none comes far.
 	begin := rand.IntN(len(keys))
 	tried := len(q.tried)
 	var skipped error
-	for part, tunnels := range [][]int{named, keys[begin:], keys[:begin]} {
+	for _, tunnels := range [][]int{keys[begin:], keys[:begin]} {
 		for _, i := range tunnels {
-			if slices.Contains(q.tried, i) || part > 0 && slices.Contains(named, i) {
+			if slices.Contains(q.tried, i) {
 				continue
 			}
 			stale, ok := c.look(q, i)
@@ -231,7 +234,11 @@ func (c *checker) search(q *quest) (tunnel int, err error) {
 		// What it is in detail is of one key, and the sender may have another.
 		return nobody, refusal(skipped)
 	}
-	return nobody, q.unproved(ErrSignature, tried)
+	err = q.unproved(ErrSignature, tried)
+	if skipped != nil {
+		err = fmt.Errorf("%w, and any other refuses it: %v", err, refusal(skipped))
+	}
+	return nobody, err
 }
 
 // unproved is err, after so many keys were tried.
@@ -252,7 +259,8 @@ func (c *checker) named(q *quest) []int {
 	if keys.quick(q.stamp, now) || !c.rate.spend(q.class, now, lookCost*float64(len(keys.tunnels))) {
 		return nil
 	}
-	return keys.search(q.stamp)
+	named := keys.search(q.stamp)
+	return named[:min(len(named), maxLikely)]
 }
 
 // look returns why the key of tunnel i need not be tried, or nil; and whether

@@ -126,7 +126,8 @@ func dropped(t testing.TB, c packetReceiver) (dropped, all int) {
 
 // A packet that is refused in a flood makes no garbage.
 func TestFloodAllocates(t *testing.T) {
-	l := newServerLab(t, ServerConfig{Tunnels: []ServerTunnel{
+	now := time.Now()
+	l := newServerLab(t, ServerConfig{Now: func() time.Time { return now }, Tunnels: []ServerTunnel{
 		{Name: "ipipou0", Local: at(10000), Auth: Auth{RemoteKey: public(peerKey(0))}},
 		{Name: "ipipou1", Local: at(10001), Auth: Auth{Token: []byte("sesame")}},
 		{Name: "ipipou2", Local: at(10002), Auth: Auth{RemoteKey: public(peerKey(2))}},
@@ -144,7 +145,7 @@ func TestFloodAllocates(t *testing.T) {
 		refuse := func() {
 			n++
 			d.Src = netip.AddrPortFrom(host(n<<8), 1)
-			l.s.checker.rate.all[byTime] = bucket{0, time.Now()}
+			l.s.checker.rate.all[byTime] = bucket{0, now}
 			l.s.handle(l.shared, arrival{}, d, nil)
 		}
 		for range 2 * maxFolds {
