@@ -171,15 +171,6 @@ func (j *Journal) write(records ...record) error {
 	return nil
 }
 
-// Note adds a pending undo and returns its id; it is on disk then.
-func (j *Journal) Note(e Entry) (int, error) {
-	ids, err := j.NoteAll([]Entry{e})
-	if err != nil {
-		return 0, err
-	}
-	return ids[0], nil
-}
-
 // NoteAll adds pending undos, in the order of their steps, and returns their ids; all
 // are on disk then, or none.
 func (j *Journal) NoteAll(entries []Entry) ([]int, error) {

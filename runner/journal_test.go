@@ -388,3 +388,12 @@ func BenchmarkJournal(b *testing.B) {
 		})
 	}
 }
+
+// Note is NoteAll of one entry.
+func (j *Journal) Note(e Entry) (int, error) {
+	ids, err := j.NoteAll([]Entry{e})
+	if err != nil {
+		return 0, err
+	}
+	return ids[0], nil
+}
