@@ -51,8 +51,8 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	in.prepare(journal)
 	if left := journal.Since(0); len(left) > 0 {
 		in.Log.Warn(fmt.Sprintf("an earlier %s died and left %d things behind: undoing them first", in.Config.Name, len(left)))
-		if err := in.run.Recover(); err != nil {
-			return fmt.Errorf("what an earlier %s left behind: %w (what is still to be undone is in %s)", in.Config.Name, err, journal.Path())
+		if err := in.recover(journal); err != nil {
+			return err
 		}
 	}
 	if err := in.facts(ctx); err != nil {

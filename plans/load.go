@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // ConfigDir is where --config NAME is looked for, as in the Python tool.
@@ -15,6 +17,7 @@ type Files func(name string) ([]byte, error)
 
 // A File is one configuration file, read but not yet validated.
 type File struct {
+	Path    string
 	Top     Settings   // defaults of all tunnels
 	Tunnels []Settings // one for each [[tunnel]]
 	Nodes   []Node     // one for each [[node]]
@@ -28,7 +31,7 @@ func Load(config string, read Files) (File, error) {
 		return File{}, errors.New("--config: empty name")
 	}
 	candidates := []string{config}
-	if !strings.HasPrefix(config, "/") && !strings.HasPrefix(config, "./") && !strings.HasPrefix(config, "../") {
+	if !isPath(config) {
 		base := ConfigDir + "/" + config
 		candidates = []string{base + ".toml", base + ".conf"}
 	}
@@ -57,11 +60,30 @@ func instanceName(config string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(path.Base(config), ".toml"), ".conf")
 }
 
+// isPath tells a path from the name of a configuration.
+func isPath(config string) bool {
+	return strings.HasPrefix(config, "/") || strings.HasPrefix(config, "./") || strings.HasPrefix(config, "../")
+}
+
+// ParseName reads what an operator calls an instance: its name or, as with --config,
+// its configuration file. The error is one of usage.
+func ParseName(text string) (string, error) {
+	name := text
+	if isPath(text) || !strings.Contains(text, "/") {
+		name = instanceName(text)
+	}
+	bad := strings.ContainsFunc(name, func(c rune) bool { return c == '/' || unicode.IsControl(c) })
+	if text == "" || name == "" || name == "." || name == ".." || bad {
+		return "", fmt.Errorf("%q can't be an instance: want its name, or the path of its file, which begins with /, ./ or ../", text)
+	}
+	return name, nil
+}
+
 // parseLegacy reads the Python tool's format: `key value` a line, key and
 // value parted by one blank, blanks, tabs and hyphens before the key ignored,
 // # comments. All behind the blank is the value, trailing blanks included.
 func parseLegacy(name string, data []byte) (File, error) {
-	f := File{Top: Settings{}}
+	f := File{Path: name, Top: Settings{}}
 	for i, line := range strings.Split(string(data), "\n") {
 		where := fmt.Sprintf("%s:%d", name, i+1)
 		line = strings.TrimLeft(strings.TrimRight(line, "\r"), " \t-")
@@ -95,6 +117,30 @@ func parseLegacy(name string, data []byte) (File, error) {
 		}
 	}
 	return f, nil
+}
+
+// A Source is a file that settings were read from.
+type Source struct {
+	Path   string
+	Secret bool // it holds a private key, a token or a secret
+}
+
+// source is the file without its content.
+func (f File) source() Source {
+	all := append([]Settings{f.Top}, f.Tunnels...)
+	for _, n := range f.Nodes {
+		all = append(all, n.Settings)
+	}
+	return Source{f.Path, slices.ContainsFunc(all, Settings.secret)}
+}
+
+func (s Settings) secret() bool {
+	for name := range s {
+		if o, ok := optionByName(name); ok && o.Secret {
+			return true
+		}
+	}
+	return false
 }
 
 // addVerbosity counts a -v; it is kept apart from verb, which the last one wins.

@@ -13,6 +13,7 @@ type reader struct {
 	read  Files
 	err   error
 	notes []Note
+	files []Source
 }
 
 func newReader(s Settings, read Files) *reader { return &reader{s: s, read: read} }
@@ -110,6 +111,7 @@ func (r *reader) source(names ...string) (name string, data []byte) {
 			r.fail(name, "%v", err)
 			return name, nil
 		}
+		r.files = append(r.files, Source{r.text(name), name != "auth-remote-pubkey-file"})
 		text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 		if text == "" {
 			r.fail(name, "%s is empty", r.text(name))

@@ -41,6 +41,9 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 		LogPID:     !r.flag("no-log-pid"),
 		ReauthOnly: r.flag("reauth-only"),
 	}
+	for _, f := range files {
+		c.Sources = append(c.Sources, f.source())
+	}
 	layers, err := layersOf(top, files, flags, read)
 	if err != nil {
 		return Config{}, err
@@ -55,6 +58,11 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 			return Config{}, err
 		}
 		c.Tunnels = append(c.Tunnels, t)
+		for _, f := range r.files {
+			if !slices.Contains(c.Sources, f) { // tunnels share them
+				c.Sources = append(c.Sources, f)
+			}
+		}
 		for _, n := range r.notes {
 			if len(layers) > 1 {
 				n.Text = t.Dev + ": " + n.Text

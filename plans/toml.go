@@ -23,7 +23,7 @@ func parseTOML(name string, data []byte) (File, error) {
 		}
 		return File{}, fmt.Errorf("%s: %v", name, err)
 	}
-	f := File{Top: Settings{}}
+	f := File{Path: name, Top: Settings{}}
 	top, inside := keyLines(string(data))
 	tunnels, err := tables(name, "tunnel", raw, top)
 	if err != nil {

@@ -208,6 +208,7 @@ type Config struct {
 	LogPID     bool
 	ReauthOnly bool
 	Notes      []Note
+	Sources    []Source
 }
 
 // servers are the tunnels that wait for a peer.

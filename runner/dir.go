@@ -19,19 +19,19 @@ const RunDir = "/run/ipipou"
 func Dir() (dir string, fallback error, err error) {
 	for _, name := range []string{"IPIPOU_RUN_DIR", "RUNTIME_DIRECTORY"} {
 		if dir = filepath.SplitList(os.Getenv(name) + ":")[0]; dir != "" {
-			return dir, nil, ready(dir)
+			return dir, nil, Ready(dir)
 		}
 	}
-	if fallback = ready(RunDir); fallback == nil {
+	if fallback = Ready(RunDir); fallback == nil {
 		return RunDir, nil, nil
 	}
 	dir = filepath.Join(os.TempDir(), fmt.Sprintf("ipipou-%d", os.Getuid()))
-	return dir, fallback, ready(dir)
+	return dir, fallback, Ready(dir)
 }
 
-// ready makes the directory, and refuses one that others could write to: undos
+// Ready makes the directory, and refuses one that others could write to: undos
 // are commands that we run.
-func ready(dir string) error {
+func Ready(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

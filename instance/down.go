@@ -1,0 +1,186 @@
+package instance
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ipipou/plans"
+	"ipipou/runner"
+)
+
+// stopTime is how long Down waits for an instance that cleans up.
+const stopTime = 60 * time.Second
+
+// Down ends the instance of that name, and says in a few words what was done. A living
+// one is asked to stop, and waited for; after a dead one, what its journal has is undone.
+// It starts nothing and needs no configuration. The error is for ExitCode.
+func Down(name string, log *slog.Logger, echo func(plans.Command)) (done string, err error) {
+	dir, err := place(name)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	in := &Instance{Config: plans.Config{Name: name}, Log: log, Echo: echo, dir: dir}
+	journal, err := runner.OpenJournal(dir, name)
+	stopped := 0
+	if errors.Is(err, runner.ErrRunning) {
+		if stopped, err = stop(filepath.Join(dir, name+".lock")); err != nil {
+			return "", fmt.Errorf("%s: %w", name, err)
+		}
+		log.Info(fmt.Sprintf("%s: process %d has ended", name, stopped))
+		// What it could not undo is tried once more.
+		journal, err = runner.OpenJournal(dir, name)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, journal.Close()) }()
+	left := len(journal.Since(0))
+	if left > 0 {
+		if err := privileged(unix.CAP_NET_ADMIN); err != nil {
+			return "", fmt.Errorf("%s: %d things are left to be undone: %w", name, left, err)
+		}
+		in.prepare(journal)
+		if err := in.recover(journal); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case stopped == 0 && left == 0:
+		return "was dead, and had left nothing behind", nil
+	case stopped == 0:
+		return fmt.Sprintf("was dead; undone what it had left behind (%d)", left), nil
+	case left > 0:
+		return fmt.Sprintf("stopped (process %d); undone what it had left behind (%d)", stopped, left), nil
+	}
+	return fmt.Sprintf("stopped (process %d)", stopped), nil
+}
+
+// recover undoes what a dead owner of the journal left behind.
+func (in *Instance) recover(j *runner.Journal) error {
+	err := in.run.Recover()
+	if err == nil {
+		return nil
+	}
+	var left []string
+	for _, e := range j.Since(0) {
+		left = append(left, strings.Join(e.Undo.Argv, " "))
+	}
+	still := "nothing is left to be tried again"
+	if len(left) > 0 {
+		still = "still to be undone, by " + j.Path() + ": " + strings.Join(left, ", ")
+	}
+	return fmt.Errorf("what an earlier %s left behind: %w (%s)", in.Config.Name, err, still)
+}
+
+// place is the directory with the journal or the lock of the instance: where our own
+// would be or, in there, what a unit's RuntimeDirectory=ipipou/%i has made.
+func place(name string) (string, error) {
+	dir, fallback, err := runner.Dir()
+	if err != nil {
+		return "", err
+	}
+	for _, d := range []string{dir, filepath.Join(dir, name)} {
+		for _, ending := range []string{".lock", ".journal"} {
+			if _, err := os.Lstat(filepath.Join(d, name+ending)); err == nil {
+				return d, runner.Ready(d)
+			}
+		}
+	}
+	there := "no others either"
+	if names := instances(dir); len(names) > 0 {
+		there = "but " + strings.Join(names, ", ")
+	}
+	if fallback != nil {
+		there += fmt.Sprintf("; %v", fallback)
+	}
+	return "", fmt.Errorf("no such instance in %s (%s)", dir, there)
+}
+
+// instances are the names of those that have a lock or a journal in the directory.
+func instances(dir string) (names []string) {
+	for _, pattern := range []string{"*.lock", "*.journal", "*/*.lock", "*/*.journal"} {
+		found, _ := filepath.Glob(filepath.Join(dir, pattern)) // only a bad pattern is an error
+		for _, path := range found {
+			base := filepath.Base(path)
+			names = append(names, strings.TrimSuffix(base, filepath.Ext(base)))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// stop asks the process that holds the lock to end, and waits for that. It returns its
+// number.
+func stop(path string) (pid int, err error) {
+	lock, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	text, err := io.ReadAll(io.LimitReader(lock, 20))
+	if err != nil {
+		return 0, err
+	}
+	if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil || pid <= 0 {
+		return 0, fmt.Errorf("%s names no process: it is starting or ending just now, try again", path)
+	}
+	process, err := unix.PidfdOpen(pid, 0) // from here on the number can't become another's
+	if err != nil {
+		return 0, fmt.Errorf("process %d of %s: %w (is it in a container?)", pid, path, err)
+	}
+	defer unix.Close(process)
+	if err := holds(pid, lock); err != nil {
+		return 0, err
+	}
+	switch err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); {
+	case errors.Is(err, unix.ESRCH):
+		return pid, nil
+	case errors.Is(err, unix.EPERM):
+		return 0, fmt.Errorf("not permitted: process %d is another user's, run as root", pid)
+	case err != nil:
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	for end := time.Now().Add(stopTime); ; {
+		ready := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
+		n, err := unix.Poll(ready, int(max(0, time.Until(end)).Milliseconds()))
+		switch {
+		case n > 0:
+			return pid, nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return 0, err
+		case !time.Now().Before(end):
+			return 0, fmt.Errorf("process %d was asked to stop %s ago, and is still cleaning up; it goes on", pid, stopTime)
+		}
+	}
+}
+
+// holds reports whether the process has just this file open: else its number is from
+// another PID namespace, or was given to another process.
+func holds(pid int, lock *os.File) error {
+	want, err := lock.Stat()
+	if err != nil {
+		return err
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	open, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("not permitted: process %d is another user's, run as root", pid)
+	}
+	for _, f := range open {
+		if info, err := os.Stat(filepath.Join(dir, f.Name())); err == nil && os.SameFile(info, want) {
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d does not hold %s, though somebody does: it is left alone (was it started in a container?)", pid, lock.Name())
+}

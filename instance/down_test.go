@@ -1,0 +1,90 @@
+package instance
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ipipou/plans"
+)
+
+// A lock names a process that does not hold it, as one of another PID namespace or
+// one that got the number later: it gets no signal.
+func TestDownLeavesStrangersAlone(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("IPIPOU_RUN_DIR", dir)
+	stranger := exec.Command("sleep", "60")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Wait()
+	defer stranger.Process.Kill()
+	path := filepath.Join(dir, "office.lock")
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ text, want string }{
+		{fmt.Sprintln(stranger.Process.Pid), "does not hold " + path},
+		{fmt.Sprintln(gone.Process.Pid), "no such process"},
+		{"", path + " names no process"},
+		{"-1\n", path + " names no process"},
+		{"1x\n", path + " names no process"},
+	} {
+		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		ran := func(c plans.Command) { t.Errorf("ran %s", c) }
+		done, err := Down("office", slog.New(slog.DiscardHandler), ran)
+		if err == nil || !strings.Contains(err.Error(), c.want) || done != "" {
+			t.Errorf("lock of %q: %q, %v; want %q", c.text, done, err, c.want)
+		}
+		lock.Close()
+	}
+	if err := stranger.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the stranger is gone: %v", err)
+	}
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", stranger.Process.Pid)); err != nil || strings.Contains(string(text), ") Z ") {
+		t.Errorf("the stranger has ended: %s (%v)", text, err)
+	}
+}
+
+// A directory that others can write might hold commands of theirs.
+func TestDownTrustsNoOpenDirectory(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("IPIPOU_RUN_DIR", dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unit := filepath.Join(dir, "office")
+	journal := filepath.Join(unit, "office.journal")
+	if err := os.Mkdir(unit, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(journal, []byte(`{"id":1,"undo":{"argv":["false"]}}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(unit, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Down("office", slog.New(slog.DiscardHandler), func(c plans.Command) { t.Errorf("ran %s", c) })
+	if err == nil || !strings.Contains(err.Error(), "nobody else can write") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"github.com/alecthomas/kong"
+
+	"ipipou/plans"
+)
+
+// A command is what a command line asks for: its first word, or that the tunnels are
+// run where the first word is a flag.
+type command struct {
+	word  string
+	about string // for --help
+	names bool   // it takes names of instances; else the flags that make one
+	run   func(l *line, stdout, stderr io.Writer) int
+}
+
+// A line is a parsed command line.
+type line struct {
+	making
+	named
+	always
+
+	command  command
+	settings plans.Settings
+}
+
+// making are the flags of an instance beside the options.
+type making struct {
+	Config      []string `name:"config" sep:"none" placeholder:"NAME|PATH" help:"Read /etc/ipipou/NAME.toml or NAME.conf, or the file PATH. May be repeated; flags win over it." group:"Mode"`
+	PrintOnly   bool     `name:"print-only" help:"Print the complete shell script of the instance and do nothing." group:"Audit"`
+	WithSecrets bool     `name:"with-secrets" help:"With --print-only: show tokens, private keys and secrets too." group:"Audit"`
+	AuthKeygen  bool     `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
+}
+
+type named struct {
+	Names []string `arg:"" name:"NAME" help:"An instance: the name of its configuration file (or the file, as a path), else that of its interface."`
+}
+
+type always struct {
+	Verbose int  `name:"verbose" short:"v" type:"counter" help:"Say more; up to -vvv. From -v on, each command is printed before it runs." group:"Log"`
+	Version bool `name:"version" help:"Print the version and exit."`
+}
+
+// grammar is what kong reads the command's arguments into, and the command's name and
+// description.
+func (l *line) grammar() (root any, options []kong.Option) {
+	c := l.command
+	name := strings.TrimSpace("ipipou " + c.word)
+	about := c.about
+	if c.word == "" {
+		for _, other := range commands[1:] {
+			about += fmt.Sprintf(" `ipipou %s`: %s", other.usage(), other.about)
+		}
+	}
+	options = []kong.Option{kong.Name(name), kong.Description(about), kong.Embed(&l.always)}
+	if c.names {
+		return &l.named, options
+	}
+	return &l.making, append(options, kong.Embed(optionStruct()))
+}
+
+// usage is the command's word with what it takes.
+func (c command) usage() string {
+	if c.names {
+		return c.word + " NAME..."
+	}
+	return c.word + " FLAGS"
+}
+
+// parse reads the command line: a command's word or none, and what it takes. done
+// means that all there was to do is done (--help, --version).
+func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
+	l = &line{settings: plans.Settings{}, command: commands[0]}
+	for _, c := range commands[1:] {
+		if len(args) > 0 && args[0] == c.word {
+			l.command, args = c, args[1:]
+			break
+		}
+	}
+	exited := false
+	root, options := l.grammar()
+	parser, err := kong.New(root, append(options, kong.Writers(stdout, io.Discard), kong.Exit(func(int) { exited = true }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}))...)
+	if err != nil {
+		return nil, false, err
+	}
+	ctx, err := parser.Parse(unabbreviate(args))
+	if exited {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("%s (%s --help lists the flags)", harmless(err), parser.Model.Name)
+	}
+	if l.Version {
+		fmt.Fprintln(stdout, version())
+		return nil, true, nil
+	}
+	if l.Verbose > 0 {
+		l.settings["v"] = plans.Setting{Value: l.Verbose, Where: "-v"}
+	}
+	// In the order in which they were given: of -s and -c the last one counts.
+	for _, p := range ctx.Path {
+		if p.Flag == nil {
+			continue
+		}
+		if _, ok := plans.OptionByPrefix(p.Flag.Name); !ok {
+			continue
+		}
+		text := ""
+		if p.Flag.Target.Kind() == reflect.String {
+			text = p.Flag.Target.String()
+		} else {
+			text = strconv.FormatBool(p.Flag.Target.Bool())
+		}
+		if err := l.settings.Set(p.Flag.Name, text, "--"+p.Flag.Name); err != nil {
+			return nil, false, err
+		}
+	}
+	return l, false, nil
+}
+
+// harmless is what kong says, without quoting what may be a secret.
+func harmless(err error) string {
+	text := err.Error()
+	for _, o := range plans.Options {
+		if o.Secret && strings.Contains(text, "--"+o.Name+":") {
+			return "--" + o.Name + ": want a value"
+		}
+	}
+	if strings.HasPrefix(text, "unexpected argument") {
+		return "an argument that belongs to no flag (a value with blanks wants quotes)"
+	}
+	return text
+}
+
+// optionStruct turns the table of options into what kong reads flags from, so
+// that flags and configuration keys can't differ.
+func optionStruct() any {
+	var fields []reflect.StructField
+	for i, o := range plans.Options {
+		kind := reflect.TypeOf("")
+		if o.Kind == plans.Bool {
+			kind = reflect.TypeOf(false)
+		}
+		tag := fmt.Sprintf("name:%q help:%q group:%q", o.Name, o.Help, o.Group)
+		if o.Short != "" {
+			tag += fmt.Sprintf(" short:%q", o.Short)
+		}
+		if o.Hint != "" {
+			tag += fmt.Sprintf(" placeholder:%q", o.Hint)
+		}
+		fields = append(fields, reflect.StructField{Name: fmt.Sprintf("Option%d", i), Type: kind, Tag: reflect.StructTag(tag)})
+	}
+	return reflect.New(reflect.StructOf(fields)).Interface()
+}
+
+// unabbreviate writes out long flags that are shortened to a beginning that
+// only one of them has, which the Python tool's argparse allowed.
+func unabbreviate(args []string) []string {
+	out := make([]string, len(args))
+	for i, arg := range args {
+		out[i] = arg
+		name, value, given := strings.Cut(arg, "=")
+		if !strings.HasPrefix(name, "--") || name == "--verbose" {
+			continue
+		}
+		if o, ok := plans.OptionByPrefix(name[2:]); ok {
+			out[i] = "--" + o.Name
+			if given {
+				out[i] += "=" + value
+			}
+		}
+	}
+	return out
+}
+
+// hideSecrets copies the arguments and blanks secret values in the originals,
+// which are what ps(1) shows of this process.
+func hideSecrets(args []string) []string {
+	out := make([]string, len(args))
+	secret := false
+	for i, arg := range args {
+		out[i] = strings.Clone(arg)
+		name, value, given := strings.Cut(arg, "=")
+		isSecret := false
+		if strings.HasPrefix(name, "--") {
+			o, ok := plans.OptionByPrefix(name[2:])
+			isSecret = ok && o.Secret
+		}
+		switch {
+		case secret:
+			blank(arg)
+		case isSecret && given:
+			blank(value)
+		}
+		secret = !secret && isSecret && !given
+	}
+	return out
+}
+
+// blank overwrites the memory of a string that the kernel gave us, where
+// /proc/PID/cmdline reads it.
+func blank(s string) {
+	if s == "" {
+		return
+	}
+	for i, b := 0, unsafe.Slice(unsafe.StringData(s), len(s)); i < len(b); i++ {
+		b[i] = 'x'
+	}
+}
