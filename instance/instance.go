@@ -55,6 +55,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	in.confine(false) // what an earlier one left may want other privileges
 	if err := in.facts(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // a name was being resolved; nothing has been done
@@ -72,6 +73,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	if _, err := in.run.Run(ctx, in.Config.Up(), in.vars); err != nil {
 		return err
 	}
+	in.confine(true)
 	err = in.serve(ctx)
 	in.Log.Info("cleaning up")
 	return errors.Join(err, in.run.Undo())
@@ -231,21 +233,6 @@ func (in *Instance) serve(ctx context.Context) error {
 	var own *Error
 	if errors.As(context.Cause(ctx), &own) {
 		return own
-	}
-	return nil
-}
-
-// privileged tells beforehand what the kernel would refuse half-way.
-func privileged(needed ...uint) error {
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var caps [2]unix.CapUserData
-	if err := unix.Capget(&head, &caps[0]); err != nil {
-		return err
-	}
-	for _, c := range needed {
-		if caps[0].Effective&(1<<c) == 0 {
-			return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither, static tunnels not the latter)")
-		}
 	}
 	return nil
 }
