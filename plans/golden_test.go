@@ -267,31 +267,39 @@ func TestEveryVariableIsKnown(t *testing.T) {
 		configs = append(configs, c)
 	}
 	for _, c := range configs {
-		vars := map[string]string{OldIP: "192.0.2.8", OldPort: "1", OldLocal: "c", PeerIP: "192.0.2.7", PeerPort: "2", RunDir: "/run"}
-		for _, v := range c.Facts() {
-			vars[v.Name] = "192.0.2.9"
-			if v.Number || strings.HasPrefix(v.Name, PeerPort) {
-				vars[v.Name] = "3"
-			}
-		}
-		plans := []Plan{c.Up()}
-		for _, tu := range c.Tunnels {
-			plans = append(plans, tu.Bind(), tu.Rebind(), tu.Readmit(), tu.Move())
-		}
-		for _, p := range plans {
-			p.Walk(func(s Step) {
-				if s.Ask.Name != "" {
-					vars[s.Ask.Name] = "7"
-				}
-				for _, command := range []Command{s.Do, s.Undo, s.Unless, s.If, s.Ask.Query} {
-					if _, err := command.Expand(vars); err != nil {
-						t.Errorf("%s: %v", command, err)
-					}
-				}
-			})
+		for _, fault := range unknownVariables(c) {
+			t.Error(fault)
 		}
 	}
 	if _, err := cmd("a", "${NO}").Expand(nil); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Error("an unknown variable expands")
 	}
+}
+
+// unknownVariables are the commands of the plans that can't be expanded, and why.
+func unknownVariables(c Config) (faults []error) {
+	vars := map[string]string{OldIP: "192.0.2.8", OldPort: "1", OldLocal: "c", PeerIP: "192.0.2.7", PeerPort: "2", RunDir: "/run"}
+	for _, v := range c.Facts() {
+		vars[v.Name] = "192.0.2.9"
+		if v.Number || strings.HasPrefix(v.Name, PeerPort) {
+			vars[v.Name] = "3"
+		}
+	}
+	plans := []Plan{c.Up()}
+	for _, tu := range c.Tunnels {
+		plans = append(plans, tu.Bind(), tu.Rebind(), tu.Readmit(), tu.Move())
+	}
+	for _, p := range plans {
+		p.Walk(func(s Step) {
+			if s.Ask.Name != "" {
+				vars[s.Ask.Name] = "7"
+			}
+			for _, command := range []Command{s.Do, s.Undo, s.Unless, s.If, s.Ask.Query} {
+				if _, err := command.Expand(vars); err != nil {
+					faults = append(faults, fmt.Errorf("%s: %w", command, err))
+				}
+			}
+		})
+	}
+	return faults
 }

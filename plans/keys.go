@@ -24,10 +24,15 @@ func ParsePrivateKey(text []byte) (ed25519.PrivateKey, error) {
 		case err != nil:
 			return nil, errors.New("not a private key that OpenSSH wrote")
 		}
-		if k, ok := key.(*ed25519.PrivateKey); ok {
-			return *k, nil
+		k, ok := key.(*ed25519.PrivateKey)
+		switch {
+		case !ok:
+			return nil, errors.New("not an ed25519 key")
+		case !k.Equal(ed25519.NewKeyFromSeed(k.Seed())):
+			// What it signed would be good for no public key, and give it away.
+			return nil, errors.New("the key is damaged: its public half belongs to another private one")
 		}
-		return nil, errors.New("not an ed25519 key")
+		return *k, nil
 	}
 	seed, err := decode32(string(text))
 	if err != nil {

@@ -91,10 +91,8 @@ func parseLegacy(name string, data []byte) (File, error) {
 			continue
 		}
 		key, value, blank := strings.Cut(line, " ")
-		if k, v, ok := strings.Cut(key, "="); ok {
-			if blank {
-				return File{}, fmt.Errorf("%s: %s: a value behind = can't have a blank: write `%s VALUE`", where, k, k)
-			}
+		k, v, joined := strings.Cut(key, "=")
+		if joined {
 			key, value = k, v
 		}
 		o, ok := optionByName(key)
@@ -107,6 +105,8 @@ func parseLegacy(name string, data []byte) (File, error) {
 			continue
 		case !ok:
 			return File{}, unknown(key, where)
+		case joined && blank:
+			return File{}, fmt.Errorf("%s: %s: a value behind = can't have a blank: write `%s VALUE`", where, key, key)
 		case o.Kind == Bool && strings.TrimSpace(value) != "":
 			return File{}, fmt.Errorf("%s: %s takes no value", where, o.Name)
 		case o.Kind != Bool && value == "":

@@ -294,7 +294,7 @@ func (v Var) Answer(stdout string) string {
 		value = value[:i]
 	}
 	n, err := strconv.Atoi(value)
-	if err != nil {
+	if err != nil || n < v.Less {
 		return ""
 	}
 	return strconv.Itoa(n - v.Less)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"sort"
 	"strings"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 )
@@ -77,16 +78,28 @@ func settingsOf(table map[string]any, name string, lines map[string]int) (Settin
 	return s, nil
 }
 
-// harmless is what the decoder says of a line, without quoting a secret from it.
+// harmless is what the decoder says of a line, in one, without quoting a secret from
+// it: of a value that goes on for several lines, the first names the key.
 func harmless(err toml.ParseError, text string) string {
 	lines := strings.Split(text, "\n")
-	if n := err.Position.Line; n >= 1 && n <= len(lines) {
-		key, _, _ := strings.Cut(lines[n-1], "=")
-		if o, ok := optionByName(strings.Trim(key, " \t\"'")); ok && o.Secret {
-			return o.Name + ": want a string in quotes"
+	for n := min(err.Position.Line, len(lines)); n >= 1; n-- {
+		line := lines[n-1]
+		for _, word := range strings.FieldsFunc(line, func(r rune) bool { return !nftRune(r) }) {
+			if o, ok := optionByName(word); ok && o.Secret {
+				return o.Name + ": want a string in quotes"
+			}
+		}
+		key, _, _ := strings.Cut(line, "=")
+		if _, ok := optionByName(strings.Trim(key, " \t\"'")); ok {
+			break
 		}
 	}
-	return err.Message
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, err.Message)
 }
 
 // tables takes the [[tunnel]] or [[node]] tables out of raw.
