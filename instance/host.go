@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,6 +87,11 @@ func (h *host) look(t plans.Tunnel) (*link, error) {
 		l.rx, l.tx = found[0].Stats.RX, found[0].Stats.TX
 		if err := json.Unmarshal(found[0].Info.Data, &l.tunnel); err != nil {
 			return nil, fmt.Errorf("what ip shows of %s can't be read: %w", t.Dev, err)
+		}
+		for _, a := range []string{l.tunnel.Local, l.tunnel.Remote} {
+			if _, err := netip.ParseAddr(a); err != nil && a != "" && a != "any" {
+				return nil, fmt.Errorf("what ip shows of %s can't be read: %q is no address", t.Dev, a)
+			}
 		}
 	case "tun":
 		program, err := h.egress(t)

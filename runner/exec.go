@@ -103,7 +103,7 @@ type StepError struct {
 
 // Error is one line: the command, and what it said or how it ended.
 func (e *StepError) Error() string {
-	said := strings.Join(strings.FieldsFunc(e.Stderr, func(r rune) bool { return r == '\n' }), "; ")
+	said := strings.Join(strings.FieldsFunc(e.Stderr, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 	switch {
 	case said == "":
 		said = e.Err.Error()
