@@ -9,6 +9,7 @@
 #   make bench        the cost of the gate and of BPF, in counted instructions
 #   make bench-host   BPF on this kernel beside wireguard-go, and with many peers
 #   make fuzz         each fuzz target for FUZZTIME (60s)
+#   make long         that, and loads of a minute: what `.ci/run long` adds
 
 export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # An older Go fetches the one that go.mod asks for.
@@ -76,5 +77,9 @@ fuzz: setup
 	  done; \
 	done
 
+# Tests of a load take as long as it says, instead of what shows that it is borne.
+long: fuzz
+	CI=true IPIPOU_LAB_HOST=1 IPIPOU_LAB_LONG=1 go test -count=1 -timeout 20m -run '^TestBPF.*(Storm|Flood)' ./testdata/lab
+
 FORCE:
-.PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench bench-host fuzz FORCE
+.PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench bench-host fuzz long FORCE

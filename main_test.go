@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -170,5 +172,39 @@ func TestReadme(t *testing.T) {
 		if target := m[1] + m[2]; !strings.Contains(string(makefile), "\n"+target+":") {
 			t.Errorf("the README names make %s, which the Makefile has not", target)
 		}
+	}
+}
+
+// Every test that the threat model goes by is there.
+func TestThreatModel(t *testing.T) {
+	text, err := os.ReadFile("docs/threat-model.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests []byte
+	err = filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		tests = append(tests, data...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w*`).FindAllString(string(text), -1)
+	for _, name := range names {
+		if !strings.Contains(string(tests), "\nfunc "+name+"(") {
+			t.Errorf("%s is said to show something, and is no test", name)
+		}
+	}
+	for _, path := range regexp.MustCompile(`testdata/[\w./-]+`).FindAllString(string(text), -1) {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(names) < 40 {
+		t.Errorf("found %d names: has the form changed?", len(names))
 	}
 }
