@@ -24,7 +24,8 @@ const proveLen = 512
 // a RemoteKey or a Token that no other there has; RemoteIP and RemotePort are
 // demanded besides. By its source and hint (see [Payload]) a payload is found as
 // quickly as with one tunnel; else all keys are tried, 2000 a second, or 1000 if
-// its time is not near ours. What looks like data of one tunnel is no authentication of another.
+// its time is not near ours. What looks like data of one tunnel is no
+// authentication of another.
 type ServerTunnel struct {
 	Name   string         // for the log: "ipipou0"
 	Local  netip.AddrPort // FOU endpoint, IPv4
