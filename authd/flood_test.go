@@ -205,13 +205,13 @@ func TestNetFlood(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		timely bool
+		class  class // of the garbage
 		spared []client
 	}{
-		{"random", false, clients},
+		{"random", byNothing, clients},
 		// Who takes the trouble to write the time competes with clients of
 		// version 1 that come from elsewhere, not with ours.
-		{"with the time", true, []client{clients[0], clients[2], clients[3]}},
+		{"with the time", byTime, []client{clients[0], clients[2], clients[3]}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newNetLab(t)
@@ -227,10 +227,15 @@ func TestNetFlood(t *testing.T) {
 				if port == 10002 {
 					return at(port), garbage(len(token), false)
 				}
-				return at(port), garbage(SignedLen, tt.timely)
+				return at(port), garbage(SignedLen, tt.class == byTime)
 			})
 			begin := time.Now()
-			wait(t, "a flood", func() bool { return f.sent.Load() > floodRate/4 })
+			wait(t, "a flood that uses up the budget of its class", func() bool {
+				c := p.s.checker
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return f.sent.Load() > floodRate && c.rate.all[tt.class].tokens < 100
+			})
 			src := clientAddr
 			for range perKind {
 				for _, c := range tt.spared {
