@@ -254,7 +254,7 @@ func (t Tunnel) update(s Step, lines []string) Step {
 // seen (a script's next call under `ip netns exec` has a mount table of its own),
 // maps are known by their ids.
 func (t Tunnel) later(s Step, lines, undo []string) Step {
-	byID := Step{Passing: s.Passing, Key: s.Key}
+	byID := Step{Passing: s.Passing, Key: s.Key, MayFail: s.MayFail}
 	s.Do, byID.Do = t.batches(lines)
 	s.Undo, byID.Undo = t.batches(undo)
 	s.Else = []Else{{

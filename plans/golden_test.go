@@ -289,7 +289,9 @@ func unknownVariables(c Config) (faults []error) {
 	for _, tu := range c.Tunnels {
 		plans = append(plans, tu.Bind(), tu.Rebind(), tu.Readmit(), tu.Move())
 	}
-	for _, p := range plans {
+	again, _ := mends(c)
+	vars[OldDevice] = "if7"
+	for _, p := range append(plans, again...) {
 		p.Walk(func(s Step) {
 			if s.Ask.Name != "" {
 				vars[s.Ask.Name] = "7"

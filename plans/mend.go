@@ -1,6 +1,7 @@
 package plans
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,14 +24,9 @@ type Guard struct {
 func (g Guard) Same(before, now string) bool { return lasting(before) == lasting(now) }
 
 // lasting is a table without the chain that comes with the first alternate address.
-func lasting(listing string) string {
-	before, post, there := strings.Cut(listing, "\tchain post {\n")
-	if !there {
-		return listing
-	}
-	_, after, _ := strings.Cut(post, "\t}\n")
-	return strings.TrimRight(before, "\n") + "\n" + strings.TrimLeft(after, "\n")
-}
+func lasting(listing string) string { return postChain.ReplaceAllString(listing, "") }
+
+var postChain = regexp.MustCompile(`\n\tchain post \{\n(?s:.*?)\n\t\}\n`)
 
 // Tables are the names of the nft tables that the instance may have.
 func (c Config) Tables() []string {
@@ -130,8 +126,15 @@ func (t Tunnel) Relink(alt bool) Plan {
 	if alt {
 		local = t.FOUIPAlt.String()
 	}
-	steps := []Step{{Comment: t.Dev + ": the tunnel, once more", Do: t.linkAdd(local)}}
+	steps := []Step{t.anew(Step{Comment: t.Dev + ": the tunnel, once more", Do: t.linkAdd(local)})}
 	return Plan{Name: "mend", Steps: append(append(steps, within(t.interior())...), within(t.after())...)}
+}
+
+// anew is a step that makes the tunnel's interface once more: away with it if the plan
+// fails, or nobody would see that it is not whole.
+func (t Tunnel) anew(s Step) Step {
+	s.Undo, s.Passing = t.linkDel(), true
+	return s
 }
 
 // Retake is the plan that puts the alternate local address back.
@@ -186,8 +189,10 @@ func (c Config) Remake(dev string) Plan {
 	tunnels := slices.DeleteFunc(c.on(BPF), func(t Tunnel) bool { return t.Dev != dev })
 	lead := tunnels[0]
 	forget := []string{"map delete @devices key ${" + lead.bpf.index + ".le32}"}
-	steps := []Step{lead.later(Step{Comment: dev + ": the programs forget the old interface"}, forget, nil)}
-	steps = append(steps, noted(lead.tunDevice())...)
+	steps := []Step{lead.later(Step{Comment: dev + ": the programs forget the old interface", MayFail: true}, forget, nil)}
+	device := noted(lead.tunDevice())
+	device[0] = lead.anew(device[0])
+	steps = append(steps, device...)
 	steps = append(steps, lead.later(Step{Comment: "and learn of the new one"}, lead.deviceLines(), nil))
 	var late []Step
 	seen := map[string]bool{}
