@@ -301,8 +301,17 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 		outcomes := make([]outcome, max(len(some), 1))
 		if len(some) > 1 {
 			outcomes = r.runAll(&b, some)
-		} else if some = []Entry{entries[len(entries)-1]}; r.wanted(some[0]) {
-			outcomes[0].stderr, outcomes[0].err = r.run(some[0].Undo)
+		} else {
+			some = []Entry{entries[len(entries)-1]}
+			there, needed := r.wanted(some[0])
+			if needed && failed > 0 {
+				// By what could not be undone, for all we know: both are for the next start.
+				entries = entries[:len(entries)-1]
+				continue
+			}
+			if there && !needed {
+				outcomes[0].stderr, outcomes[0].err = r.run(some[0].Undo)
+			}
 		}
 		var done []int
 		for i, e := range some {
@@ -328,17 +337,17 @@ func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	return nil
 }
 
-// wanted reports whether there is something to undo that others don't need.
-func (r *Runner) wanted(e Entry) bool {
+// wanted reports whether there is something to undo, and whether others need it.
+func (r *Runner) wanted(e Entry) (there, needed bool) {
 	if !e.If.IsZero() && !r.holds(e.If) {
-		return false
+		return false, false
 	}
 	for _, look := range e.Unless {
 		if stdout, _, err := r.Exec(look); err == nil && strings.TrimSpace(stdout) != "" {
-			return false
+			return true, true
 		}
 	}
-	return true
+	return true, false
 }
 
 // isGone reports whether an undo failed because there was nothing to undo. For

@@ -401,3 +401,26 @@ func TestDirIsOursAlone(t *testing.T) {
 		t.Error("a directory that everybody can write is accepted")
 	}
 }
+
+// What others need stays, but for good only if it isn't our own that could not be undone and needs it.
+func TestUndoNeededByWhatFailed(t *testing.T) {
+	f := &fake{out: map[string]string{"look": "a filter"}, fail: map[string]string{"-filter": "busy"}}
+	r := newRunner(t, f)
+	p := plans.Plan{Steps: []plans.Step{
+		{Do: c("qdisc"), Undo: c("-qdisc"), UndoUnless: []plans.Command{c("look")}},
+		{Do: c("filter"), Undo: c("-filter"), UndoIf: c("there")},
+	}}
+	if _, err := r.Run(t.Context(), p, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Undo(); !errors.Is(err, ErrUndo) || len(r.Journal.Since(0)) != 2 {
+		t.Errorf("error %v, left are %v, want both", err, r.Journal.Since(0))
+	}
+	f.fail, f.out, f.ran = nil, nil, nil
+	if err := r.Recover(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"there", "-filter", "look", "-qdisc"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+}
