@@ -181,7 +181,12 @@ func (f Failure) Phrases() []string {
 	case Unsupported:
 		return []string{"unknown command", "Invalid argument"}
 	case Gone:
-		return []string{"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process", "priority/protocol not found", "Cannot find specified", "Parent Qdisc doesn't exist"}
+		return []string{
+			"No such file or directory", "Cannot find device", "Cannot assign requested address", "No such device", "does not exist", "No such process",
+			"priority/protocol not found", "Cannot find specified", "Parent Qdisc doesn't exist",
+			"Address not found", "address not found", // Linux 6.10 and later, IPv4 and IPv6
+			"Invalid handle", // no clsact any more where there was one (tc_get_qdisc in net/sched/sch_api.c)
+		}
 	case NoHelper:
 		return []string{"unknown func", "invalid func", "unknown_func"}
 	}
