@@ -254,8 +254,16 @@ func (t Tunnel) now() Step {
 func (t Tunnel) bpfBind() Plan {
 	steps := t.before()
 	steps = append(steps, t.admitted(Step{Comment: "the peer's packets come in, and the tunnel's go there"}, datapath.Nobody)...)
-	steps = append(append(steps, t.routing()...), t.after()...)
-	return Plan{Name: "bind", Steps: steps}
+	for _, s := range t.routing() {
+		// The interface stays if the bind fails, and with it a route that would be in
+		// the way of the next one.
+		if s.Undo.IsZero() {
+			s.Undo, s.Passing = Command{Argv: slices.Clone(s.Do.Argv)}, true
+			s.Undo.Argv[slices.Index(s.Undo.Argv, "add")] = "del"
+		}
+		steps = append(steps, s)
+	}
+	return Plan{Name: "bind", Steps: append(steps, t.after()...)}
 }
 
 // bpfRebind is the plan for a bound peer that authenticated from elsewhere.

@@ -566,7 +566,7 @@ EOF
 		fi
 	}
 	# network behind the other end
-	try '' ip route add 10.1.0.0/24 dev ipipou0 || fail 1
+	try passing_undo_bind_0_3 ip route add 10.1.0.0/24 dev ipipou0 || fail 1
 	return 0
 }
 
@@ -617,7 +617,7 @@ EOF
 		fi
 	}
 	# what would carry the tunnel's own packets has a table of its own
-	try '' ip route add default dev ipipou0 table 10001 || fail 1
+	try passing_undo_bind_1_2 ip route add default dev ipipou0 table 10001 || fail 1
 	# the tunnel's own packets don't go through the tunnel
 	pending undo_outer_rule_to_1 ||
 		try "undo_outer_rule_to_1 ${PEER_IP}" ip -4 rule add to "${PEER_IP}" lookup main pref 29003 || fail 1
@@ -674,6 +674,9 @@ passing_undo_bind_0_2() {
 map update pinned ${1}/office.bpf/peers key 1 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
 EOF
 }
+passing_undo_bind_0_3() {
+	run ip route del 10.1.0.0/24 dev ipipou0
+}
 passing_undo_bind_0_or_2_1_1() {
 	run bpftool batch file - <<EOF
 map update id ${1} key 1 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
@@ -683,6 +686,9 @@ passing_undo_bind_1_1() {
 	run bpftool batch file - <<EOF
 map update pinned ${1}/office.bpf/peers key 2 0 0 0 value 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
 EOF
+}
+passing_undo_bind_1_2() {
+	run ip route del default dev ipipou0 table 10001
 }
 passing_undo_bind_1_or_1_1_1() {
 	run bpftool batch file - <<EOF
