@@ -81,6 +81,20 @@ func saidOf(stderr string) (failed map[int]string, rest string) {
 	return failed, rest
 }
 
+// knownOf is of how many of n commands that were to be run whatever fails it is known
+// how they ended: a program that was killed, or gave up, has not said anything of
+// those after the last that it named.
+func knownOf(n int, failed map[int]string, rest string, err error) int {
+	if err == nil || len(failed) > 0 && rest == "" && !errors.Is(err, ErrTimeout) {
+		return n
+	}
+	known := 0
+	for i := range failed {
+		known = max(known, i+1)
+	}
+	return known
+}
+
 // together are the first of the steps that one process can do: as many looks at what
 // must not be there, questions or changes as there are in a row. Their commands have
 // their values in.
@@ -185,9 +199,10 @@ func (r *Runner) endOf(steps []plans.Step, stderr string, err error) (at int, sa
 func (r *Runner) allAbsent(b *batch, steps []plans.Step) error {
 	_, stderr, err := r.Exec(b.command(true))
 	failed, rest := saidOf(stderr)
+	known := knownOf(len(steps), failed, rest, err)
 	for i, s := range steps {
 		_, absent := failed[i]
-		if !absent && err != nil && rest != "" {
+		if i >= known {
 			absent = !r.holds(s.Do)
 		}
 		if !absent {
@@ -245,13 +260,7 @@ func (r *Runner) runAll(b *batch, entries []Entry) []outcome {
 	}
 	_, stderr, err := r.Exec(b.command(true))
 	failed, rest := saidOf(stderr)
-	known := len(entries) // beyond it, nothing is known
-	if err != nil && (rest != "" || len(failed) == 0) {
-		known = 0
-		for i := range failed {
-			known = max(known, i+1)
-		}
-	}
+	known := knownOf(len(entries), failed, rest, err)
 	out := make([]outcome, len(entries))
 	for i, e := range entries {
 		if said, bad := failed[i]; bad {
