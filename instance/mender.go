@@ -151,10 +151,11 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 		if b.tunnel.Backend == plans.BPF || !b.peer.IsValid() {
 			continue
 		}
-		if !links[b.tunnel.Dev] {
+		// Both lists may be from before it was bound there.
+		if !links[b.tunnel.Dev] && m.server.lacks(i, func(b binding) bool { return index(b.tunnel.Dev) == 0 }) {
 			put("the interface "+b.tunnel.Dev, func(ctx context.Context) error { return m.server.redo(ctx, i, plans.Tunnel.Relink) })
 		}
-		if b.alt() && !addrs[b.local] {
+		if b.alt() && !addrs[b.local] && m.server.lacks(i, func(b binding) bool { return b.alt() && !here(b.local) }) {
 			put("the alternate local address "+b.local.String(), func(ctx context.Context) error {
 				return m.server.redo(ctx, i, func(t plans.Tunnel, _ bool) plans.Plan { return t.Retake() })
 			})
@@ -256,6 +257,12 @@ func present() (links map[string]bool, addrs map[netip.Addr]bool, err error) {
 		}
 	}
 	return links, addrs, err
+}
+
+// here reports whether an address is one of this host's.
+func here(addr netip.Addr) bool {
+	_, addrs, err := present()
+	return err == nil && addrs[addr]
 }
 
 // index is that of an interface, 0 if there is none of that name.

@@ -68,6 +68,14 @@ func (s *server) bindings() []binding {
 	return slices.Clone(s.bound)
 }
 
+// lacks reports whether something is missing that a bound tunnel needs. Nobody moves
+// meanwhile.
+func (s *server) lacks(i int, missing func(b binding) bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound[i].peer.IsValid() && missing(s.bound[i])
+}
+
 // bind makes the authenticated peer the one that the tunnel leads to. If that fails
 // because somebody took away what it needs, it is tried once more with that put back.
 func (s *server) bind(i int, peer netip.AddrPort) error {
