@@ -64,7 +64,7 @@ demo-kernel: setup
 	go run ./testdata/lab/demo -kernel
 
 bench: setup
-	IPIPOU_LAB_ICOUNT=1 go test -count=1 -timeout 60m -run '^$$' -bench 'Gate|Backends' ./testdata/lab
+	IPIPOU_LAB_ICOUNT=1 go test -count=1 -timeout 60m -run '^$$' -bench 'Gate|Backends|Rebind' ./testdata/lab
 
 # Wants a machine that does nothing else.
 bench-host: setup

@@ -1,17 +1,14 @@
 package lab
 
 import (
-	"bufio"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -248,75 +245,4 @@ func (h *hub) bindFirst(b *testing.B) {
 		"--auth-key-b64", base64.StdEncoding.EncodeToString(h.keys[0].Seed()), "--auth-remote-pubkey-b64", h.public)
 	client.WaitLog(b, `up, .* replies`, commandTimeout)
 	h.cli.Ping(b, hubInner)
-}
-
-// A followed process writes too much for Proc, whose waits read all of it again.
-type followed struct {
-	cmd   *exec.Cmd
-	lines chan string // closed when the process has ended
-}
-
-// follow starts the program in a namespace.
-func follow(b *testing.B, dir string, ns *NS, args ...string) *followed {
-	b.Helper()
-	host := filepath.Join(dir, ns.Name)
-	argv := ns.exec(append([]string{"env", "IPIPOU_RUN_DIR=" + host + "/run", "STATE_DIRECTORY=" + host + "/state", Bin(b)}, args...))
-	f := &followed{cmd: exec.Command(argv[0], argv[1:]...), lines: make(chan string, 1<<18)}
-	out, err := f.cmd.StderrPipe()
-	if err == nil {
-		err = f.cmd.Start()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			f.lines <- lines.Text()
-		}
-		close(f.lines)
-		ended <- f.cmd.Wait()
-	}()
-	b.Cleanup(func() {
-		f.cmd.Process.Signal(syscall.SIGTERM)
-		if err := <-ended; err != nil {
-			b.Errorf("%s: %v", f.cmd, err)
-		}
-	})
-	return f
-}
-
-// wait waits for a line that has the text, from where the last wait ended.
-func (f *followed) wait(b *testing.B, text string) {
-	b.Helper()
-	late, last := time.After(5*time.Minute), ""
-	for {
-		select {
-		case line, ok := <-f.lines:
-			switch {
-			case !ok:
-				b.Fatalf("%s ended without %q; its last line: %s", f.cmd, text, last)
-			case strings.Contains(line, text):
-				return
-			}
-			last = line
-		case <-late:
-			b.Fatalf("%s: no %q; its last line: %s", f.cmd, text, last)
-		}
-	}
-}
-
-// memory is the most that the process has had, in MB.
-func (f *followed) memory(b *testing.B) float64 {
-	b.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.cmd.Process.Pid))
-	if err != nil {
-		b.Fatal(err)
-	}
-	_, text, _ := strings.Cut(string(status), "VmHWM:")
-	var kb float64
-	if _, err := fmt.Sscan(text, &kb); err != nil {
-		b.Fatal(err)
-	}
-	return kb / 1e3
 }

@@ -2,12 +2,10 @@ package lab
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 
 	"ipipou/datapath"
@@ -17,24 +15,17 @@ import (
 // name.
 func bpfCounters(t testing.TB, ns *NS, dev string) map[int]map[string]uint64 {
 	t.Helper()
-	return ns.counted(t, ns.countersMap(t, dev))
+	return ns.counted(t, ns.bpfMap(t, dev, "counters"))
 }
 
-// countersMap is the id of the map, for its name can't be seen from another mount namespace.
-func (ns *NS) countersMap(t testing.TB, dev string) string {
+// bpfMap is the id of a map of the programs at a device, for its path can't be seen from another mount namespace.
+func (ns *NS) bpfMap(t testing.TB, dev, name string) string {
 	t.Helper()
-	ask := func(into any, argv ...string) {
-		t.Helper()
-		out := ns.Run(t, argv...)
-		if err := json.Unmarshal([]byte(out), into); err != nil {
-			t.Fatalf("in %s: %s: %v: %s", ns.Name, strings.Join(argv, " "), err, out)
-		}
-	}
 	for _, way := range []string{"ingress", "egress"} {
 		var filters []struct {
 			Options struct{ Prog struct{ ID int } }
 		}
-		ask(&filters, "tc", "-j", "filter", "show", "dev", dev, way)
+		ask(t, ns, &filters, "tc", "-j", "filter", "show", "dev", dev, way)
 		for _, f := range filters {
 			if f.Options.Prog.ID == 0 {
 				continue
@@ -42,16 +33,16 @@ func (ns *NS) countersMap(t testing.TB, dev string) string {
 			var prog struct {
 				Maps []int `json:"map_ids"`
 			}
-			ask(&prog, "bpftool", "-j", "prog", "show", "id", strconv.Itoa(f.Options.Prog.ID))
+			ask(t, ns, &prog, "bpftool", "-j", "prog", "show", "id", strconv.Itoa(f.Options.Prog.ID))
 			for _, id := range prog.Maps {
 				var m struct{ Name string }
-				if ask(&m, "bpftool", "-j", "map", "show", "id", strconv.Itoa(id)); m.Name == "counters" {
+				if ask(t, ns, &m, "bpftool", "-j", "map", "show", "id", strconv.Itoa(id)); m.Name == name {
 					return strconv.Itoa(id)
 				}
 			}
 		}
 	}
-	t.Fatalf("in %s: %s has no filter with a map of counters", ns.Name, dev)
+	t.Fatalf("in %s: %s has no filter with a map %s", ns.Name, dev, name)
 	return ""
 }
 
@@ -108,7 +99,7 @@ func TestBPFCounters(t *testing.T) {
 }
 
 func (h *hostile) counters(t *testing.T) {
-	id := h.b.countersMap(t, "b0")
+	id := h.b.bpfMap(t, "b0", "counters")
 	was := h.b.counted(t, id)
 	_, mark := h.mark()
 	// changes are since the last call, but for some marks that came in.
