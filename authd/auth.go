@@ -24,12 +24,20 @@ var (
 	ErrSignature  = errors.New("bad signature")
 	ErrMalformed  = errors.New("malformed packet")
 	ErrReply      = errors.New("reply does not match what was sent")
+	ErrVersion1   = errors.New("version 1, and this tunnel wants --auth-challenge: set it on the client too")
+	ErrVersion2   = errors.New("version 2, and no tunnel here has --auth-challenge: set it on the server too")
+	ErrKeyID      = errors.New("its key and secret are of no tunnel here that has --auth-challenge")
+	ErrCookie     = errors.New("not a challenge that was given to this address and key since the start")
+	ErrProved     = errors.New("replayed: this very challenge was met before")
+	ErrExpired    = errors.New("the challenge was given too long ago")
+	ErrUnsigned   = errors.New("not signed, and --auth-remote-pubkey-b64 wants it: give the server its --auth-key-b64")
 )
 
 // refusals is what [refusal] looks for.
 var refusals = []error{
 	ErrRemoteIP, ErrRemotePort, ErrDevice, ErrLength, ErrToken, ErrSkew,
 	ErrReplayed, ErrOlder, ErrRate, ErrSignature, ErrMalformed, ErrReply,
+	ErrVersion1, ErrVersion2, ErrKeyID, ErrCookie, ErrProved, ErrExpired, ErrUnsigned,
 }
 
 // refusal reduces an error to its sentinel, or nil if it has none.
@@ -56,6 +64,10 @@ type Auth struct {
 	RemoteIP   netip.Addr         // valid: only this source address may authenticate
 	RemotePort uint16             // non-zero: only this source port
 	MaxSkew    time.Duration      // between the payload's time and ours; 0: not checked
+
+	// Challenge is version 2 of the protocol, and only that. A server's
+	// tunnel wants RemoteKey with it, a client Key. MaxSkew means nothing then.
+	Challenge bool
 }
 
 // addressOnly reports whether a server with a needs no proof but the source.
@@ -75,6 +87,8 @@ func (a *Auth) checkSource(src netip.AddrPort) error {
 // scheme names for the log what a server with a goes by.
 func (a Auth) scheme() string {
 	switch {
+	case a.Challenge:
+		return "a signed challenge"
 	case a.RemoteKey != nil:
 		return "ed25519"
 	case a.Token != nil:
@@ -89,6 +103,12 @@ func (a Auth) scheme() string {
 func (a Auth) validate() error {
 	if a.Token != nil && len(a.Token) == 0 {
 		return errors.New("the token is empty")
+	}
+	if isVersion2(a.Token) {
+		return errors.New("the token begins as version 2 of the protocol does: choose another")
+	}
+	if a.Challenge && a.Token != nil {
+		return errors.New("a challenge is signed by a key, and there is a token")
 	}
 	if len(a.Token) > maxPayload {
 		return fmt.Errorf("the token is longer than %d bytes", maxPayload)

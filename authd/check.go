@@ -19,6 +19,9 @@ type checker struct {
 	rate   *limiter
 	replay map[string]*ReplayState // by id: tunnels of one key share a state
 	seen   []*ReplayState          // the same by tunnel, nil without a key
+
+	cookies *cookies
+	proved  []uint64 // by tunnel: when the newest cookie of an accepted proof was issued
 }
 
 func newChecker(auths []Auth, now func() time.Time) *checker {
@@ -30,10 +33,14 @@ func newChecker(auths []Auth, now func() time.Time) *checker {
 		rate:   newLimiter(),
 		replay: make(map[string]*ReplayState),
 		seen:   make([]*ReplayState, len(auths)),
+		proved: make([]uint64, len(auths)),
 	}
+	// Times of one process hold the monotonic clock too.
+	start := now()
+	c.cookies = newCookies(func() time.Duration { return now().Sub(start) })
 	for i, a := range auths {
-		if a.RemoteKey == nil {
-			continue
+		if a.RemoteKey == nil || a.Challenge {
+			continue // a proof is known by its cookie
 		}
 		id := replayID(a.RemoteKey)
 		if c.replay[id] == nil {

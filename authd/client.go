@@ -14,8 +14,14 @@ import (
 	"time"
 )
 
-// keepSent is how many sent payloads a reply may be the reverse of.
+// keepSent is how many of what was sent are remembered, for what answers them may
+// come when the next has been sent already.
 const keepSent = 8
+
+// newest forgets the oldest of too many.
+func newest[T any](sent []T) []T {
+	return slices.Delete(sent, 0, max(0, len(sent)-keepSent))
+}
 
 // ClientConfig configures a [Client].
 type ClientConfig struct {
@@ -31,7 +37,7 @@ type ClientConfig struct {
 	Diverted bool
 
 	Keepalive   time.Duration // between authentications; 0: never
-	ExpectReply bool          // the operator said that the server replies
+	ExpectReply bool          // the operator said that the server replies; one that challenges does
 	NoReply     bool          // do not listen for replies: only Send is called
 
 	Log *slog.Logger     // nil: discarded
@@ -66,6 +72,7 @@ type Client struct {
 	local, remote netip.AddrPort
 	sent          [][]byte    // the last keepSent payloads
 	signed        ReplayState // the salts of this second
+	dialogue      *dialogue   // of version 2; nil: version 1
 }
 
 // NewClient checks cfg and opens the sockets: a raw one to send by and, unless
@@ -110,19 +117,30 @@ func newClient(cfg ClientConfig) (*Client, error) {
 	if cfg.Keepalive < 0 {
 		return nil, errors.New("the keepalive is negative")
 	}
+	if cfg.Auth.Challenge && cfg.Auth.Key == nil {
+		return nil, errors.New("a challenge is signed by a key, and there is none")
+	}
+	if cfg.Auth.Challenge && cfg.NoReply {
+		return nil, errors.New("a challenge has to be heard")
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Client{
+	c := &Client{
 		cfg:    cfg,
 		folds:  newFolder(cfg.Log, cfg.Now),
 		rand:   rand.Reader,
 		local:  cfg.Local,
 		remote: cfg.Remote,
-	}, nil
+	}
+	if cfg.Auth.Challenge {
+		c.dialogue = newDialogue(cfg.Auth)
+		c.cfg.ExpectReply = true
+	}
+	return c, nil
 }
 
 // filter passes replies. A token may look like data when it is reversed.
@@ -151,8 +169,8 @@ func (c *Client) Close() error {
 	return errors.Join(errs...)
 }
 
-// Send sends one authentication now. Its error wraps that of the system call,
-// or Refresh's. It is safe for concurrent use.
+// Send sends one authentication now, or asks for a challenge, which Run meets. Its
+// error wraps that of the system call, or Refresh's. It is safe for concurrent use.
 func (c *Client) Send() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,10 +182,7 @@ func (c *Client) Send() error {
 		return err
 	}
 	// Remembered first: the reply may be there before send returns.
-	c.sent = append(c.sent, p)
-	if n := len(c.sent); n > keepSent {
-		c.sent = append(c.sent[:0], c.sent[n-keepSent:]...)
-	}
+	c.sent = newest(append(c.sent, p))
 	c.cfg.Log.Debug(c.cfg.Name+": authenticating", "local", c.local, "remote", c.remote, "length", len(p))
 	return c.out.send(c.local, c.remote, c.cfg.TTL, p)
 }
@@ -175,6 +190,9 @@ func (c *Client) Send() error {
 // payload returns one that was not sent before: a salt has 65536 values in a
 // second, and the server would take the second of the same for a replay.
 func (c *Client) payload() ([]byte, error) {
+	if c.dialogue != nil {
+		return c.dialogue.ask(c.rand)
+	}
 	for {
 		p, err := Payload(c.cfg.Auth, c.cfg.Now(), c.rand)
 		if err != nil || c.cfg.Auth.Key == nil {
@@ -323,10 +341,14 @@ func (c *Client) hear(d Datagram) bool {
 	if d.Src != remote || d.Dst != local {
 		return false
 	}
+	if c.dialogue != nil && isVersion2(d.Payload) && type2(d.Payload) == challengeMsg {
+		c.prove(d)
+		return false
+	}
 	verified, err := c.verify(d)
 	c.cfg.Log.Debug(c.cfg.Name+": reply", "source", d.Src, "length", len(d.Payload), "ok", err == nil)
 	if err != nil {
-		c.folds.warn(warning{"%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err})
+		c.ignored(d, err)
 		return false
 	}
 	if !verified && !c.hint {
@@ -336,10 +358,34 @@ func (c *Client) hear(d Datagram) bool {
 	return true
 }
 
+// prove meets a challenge.
+func (c *Client) prove(d Datagram) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, err := c.dialogue.prove(d.Payload)
+	if err != nil {
+		c.ignored(d, err)
+		return
+	}
+	c.cfg.Log.Debug(c.cfg.Name+": meeting the challenge", "local", c.local, "remote", c.remote)
+	if err := c.out.send(c.local, c.remote, c.cfg.TTL, p); err != nil {
+		c.cfg.Log.Warn(c.cfg.Name+": challenge not met, will ask for another", "error", err)
+	}
+}
+
+func (c *Client) ignored(d Datagram, err error) {
+	c.folds.warn(warning{"%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err})
+}
+
 // verify reports whether a reply proves more than that somebody sees what we
 // send. Without the server's key it cannot be had when the server signs.
 func (c *Client) verify(d Datagram) (verified bool, err error) {
 	a := c.cfg.Auth
+	if c.dialogue != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.dialogue.accepted(d.Payload)
+	}
 	now := c.cfg.Now()
 	allow := func() bool {
 		c.rate.refill(now, prefixRate, prefixBurst)

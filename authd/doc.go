@@ -1,5 +1,5 @@
 // Package authd decides who the peer of an ipip- or GRE-over-FOU tunnel is. It
-// speaks the UDP handshake of ipipou, wire protocol version 1, on raw sockets
+// speaks the UDP handshake of ipipou, wire protocol versions 1 and 2, on raw sockets
 // and hands over an address and port; it never configures anything and never
 // builds a command line.
 //
@@ -18,6 +18,13 @@
 // it answers with its own signature || time || salt where it has a key of its
 // own and the peer's public key, else with the received payload, its bytes
 // reversed. Every datagram stands alone; there is no session.
+//
+// # Wire protocol, version 2
+//
+// With [Auth.Challenge] at both ends, four datagrams: the client's hello, which names
+// its key; the server's challenge, a MAC of where the hello seemed to come from; the
+// client's signature of it, which alone binds; the server's word that it did. They
+// begin as version 1 never does, so both may be on one port. docs/protocol.md describes both versions, with test vectors.
 //
 // # Sockets
 //

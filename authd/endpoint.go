@@ -19,6 +19,7 @@ type endpoint struct {
 	inner    Inner        // what is data of any of them
 	likeData map[int]bool // lengths of tokens that look like data
 	tokens   tokens
+	ids      keyIDs
 
 	// In use with the checker's lock held.
 	keys keyring
@@ -34,6 +35,7 @@ func newEndpoint(t ServerTunnel) *endpoint {
 		diverted: t.Diverted,
 		likeData: make(map[int]bool),
 		tokens:   tokens{lens: make(map[int]bool), tunnels: make(map[[sha256.Size]byte]int)},
+		ids:      make(keyIDs),
 		keys:     newKeyring(),
 		peer:     make(map[int]netip.AddrPort),
 		here:     make(map[netip.AddrPort][]int),
@@ -56,6 +58,11 @@ func (e *endpoint) add(i int, all []ServerTunnel) error {
 	e.inner |= t.Inner.kinds()
 	if t.Auth.RemoteKey != nil {
 		e.keys.add(t.Auth.RemoteKey, t.Auth.Secret, i)
+	}
+	if t.Auth.Challenge {
+		if err := e.ids.add(newKeyID(t.Auth.RemoteKey, t.Auth.Secret), i, all); err != nil {
+			return err
+		}
 	}
 	if t.Auth.Token != nil {
 		e.tokens.add(t.Auth.Token, i)

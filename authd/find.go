@@ -20,6 +20,9 @@ const nobody = -1
 // errProve is of a payload whose signature is to be verified.
 var errProve = errors.New("to be verified")
 
+// errChallenge is of a payload that asks for a challenge.
+var errChallenge = errors.New("to be challenged")
+
 // A quest is for the tunnel whose peer sent a payload to an endpoint.
 type quest struct {
 	at      *endpoint
@@ -31,6 +34,10 @@ type quest struct {
 	stamp  Stamp
 	likely []int // tunnels, whose keys to try first
 	tried  []int
+
+	// Of version 2, instead.
+	proof     proof
+	challenge []byte // the answer, after errChallenge
 }
 
 // lengthError is of how many bytes a payload is. It is text only when logged.
@@ -42,12 +49,16 @@ func (lengthError) Unwrap() error   { return ErrLength }
 // find does with q's payload what takes microseconds: all but to verify
 // signatures. It returns the tunnel whose peer sent it. With an error the payload
 // is refused: of a tunnel, because it is of that one's peer and yet not good, and
-// of nobody else. After errProve it is for prove to decide. The checks are in the
-// order of their cost, and what fails one changes nothing but the rates.
+// of nobody else. After errProve it is for prove to decide; after errChallenge there
+// is nothing to decide. The checks are in the order of their cost, and what fails one
+// changes nothing but the rates.
 //
 // What it takes does not grow with the tunnels: tokens have an index, and so have
 // hints. What is refused makes no garbage, as it may be 50,000 datagrams a second.
 func (c *checker) find(q *quest) (tunnel int, err error) {
+	if isVersion2(q.payload) {
+		return c.find2(q)
+	}
 	e := q.at
 	only, alone := e.only()
 	if alone {
@@ -140,6 +151,9 @@ func (c *checker) fresh(q *quest, i int, now time.Time) error {
 	if err := a.checkSource(q.src); err != nil {
 		return err
 	}
+	if a.Challenge {
+		return ErrVersion1
+	}
 	if err := checkSkew(a.MaxSkew, now, q.stamp); err != nil {
 		return err
 	}
@@ -152,7 +166,7 @@ func passed(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case err == ErrRemoteIP, err == ErrRemotePort:
+	case err == ErrRemoteIP, err == ErrRemotePort, err == ErrVersion1:
 		return 1
 	}
 	if _, ok := err.(skewError); ok {
@@ -165,6 +179,9 @@ func passed(err error) int {
 // meanwhile. It returns what find does. After errProve it is to be called again, as
 // the likely keys were in vain and q is of another class now.
 func (c *checker) prove(q *quest) (tunnel int, err error) {
+	if q.class == byCookie {
+		return c.prove2(q)
+	}
 	searched := q.class == byTime || q.class == byNothing
 	if searched {
 		q.likely = append(q.likely, c.named(q)...)

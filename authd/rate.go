@@ -11,10 +11,14 @@ import (
 type class uint8
 
 const (
+	// byCookie: its sender receives what is sent to its source, since it met a
+	// challenge of ours, and names a key.
+	byCookie class = iota
+
 	// byHint: its hint names a key that it may be good for. Who floods this one
 	// knows the public key and the secret; by chance garbage is here once in
 	// 65536 times a key.
-	byHint class = iota
+	byHint
 
 	// bySource: it comes from where the peer of such a key is.
 	bySource
@@ -31,7 +35,8 @@ const (
 
 	byToken   = verifiers     // as long as a token
 	byAddress = verifiers + 1 // for an address-only tunnel
-	classes   = verifiers + 2
+	byHello   = verifiers + 2 // wants a challenge and names a key
+	classes   = verifiers + 3
 )
 
 // timelySpan is between a payload's time and ours, in class byTime.
@@ -57,11 +62,13 @@ const (
 // a second. A right token costs nothing to tell, so there a total would only lock
 // out who has it.
 var budgets = [classes]struct{ rate, burst float64 }{
+	byCookie:  {2000, 2000},
 	byHint:    {3000, 3000},
 	bySource:  {1000, 1000},
 	byTime:    {2000, 10000},
 	byNothing: {1000, 10000},
 	byAddress: {5000, 5000},
+	byHello:   {5000, 5000},
 }
 
 // lookCost is what it costs to see, by the time say, that a key need not be

@@ -32,12 +32,14 @@ type ServerTunnel struct {
 	Device string         // outer interface, "": any
 	Auth   Auth
 	Inner  Inner // what its data is
-	Reply  bool  // answer a valid authentication
+	Reply  bool  // answer a valid authentication; with Auth.Challenge it is
 	TTL    uint8 // of replies, in hops; 0: the system's
 
 	// Its packets come as if for another host: the BPF data path diverts them.
 	Diverted bool
 }
+
+func (t ServerTunnel) replies() bool { return t.Reply || t.Auth.Challenge }
 
 // ServerConfig configures a [Server].
 type ServerConfig struct {
@@ -67,6 +69,7 @@ type Server struct {
 	folds     *folder
 	unproved  [verifiers]chan *quest
 	unbound   *waiting
+	answers   chan challenged
 	senders   map[string]datagramSender // by device
 	shared    packetReceiver            // of all tunnels but the address-only; nil without
 
@@ -131,7 +134,7 @@ func NewServer(cfg ServerConfig) (_ *Server, err error) {
 	}
 	for i, t := range s.tunnels {
 		s.tunnels[i].TTL = systemTTL(t.TTL)
-		if !t.Reply || s.senders[t.Device] != nil {
+		if !t.replies() || s.senders[t.Device] != nil {
 			continue
 		}
 		snd, err := newRawSender(t.Device)
@@ -160,6 +163,7 @@ func newServer(cfg ServerConfig) (*Server, error) {
 
 		endpoints: make(map[netip.AddrPort]*endpoint),
 		unbound:   newWaiting(len(cfg.Tunnels)),
+		answers:   make(chan challenged, answersLen),
 		senders:   make(map[string]datagramSender),
 		open:      make(map[int]*openTunnel),
 	}
@@ -206,13 +210,16 @@ func (s *Server) checkTunnel(t ServerTunnel) error {
 	if t.Auth.Token != nil && t.Auth.RemoteKey != nil {
 		return errors.New("both a token and a remote key to authenticate by")
 	}
+	if t.Auth.Challenge && t.Auth.RemoteKey == nil {
+		return errors.New("a challenge is for a key to sign, and there is no remote key")
+	}
 	if err := checkEndpoint(t.Local); err != nil {
 		return err
 	}
 	if err := t.Inner.validate(); err != nil {
 		return err
 	}
-	if t.Auth.sameKeys() {
+	if t.Auth.sameKeys() && !t.Auth.Challenge {
 		s.log.Warn(t.Name + ": both ends have the same key, so a reply can be sent back as an authentication")
 	}
 	return nil
@@ -298,6 +305,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	for _, c := range s.unproved {
 		wg.Go(func() { s.proving(ctx, c) })
 	}
+	wg.Go(func() { s.answering(ctx) })
 	wg.Go(func() { s.work(ctx) })
 	wg.Wait()
 	s.folds.flush()
@@ -353,17 +361,20 @@ func (s *Server) handle(conn packetReceiver, from arrival, d Datagram, err error
 	if err == nil {
 		i, err = s.checker.find(&q)
 		// To ask for the device is a system call, so it is not done for garbage.
-		if (err == nil || err == errProve) && !conn.arrivedOn(from.index, e.device) {
+		if (err == nil || err == errProve || err == errChallenge) && !conn.arrivedOn(from.index, e.device) {
 			i, err = nobody, ErrDevice
 		}
 	}
-	if err != errProve {
+	switch err {
+	case errProve:
+		kept := q
+		kept.payload = slices.Clone(q.payload)
+		s.enqueue(&kept)
+	case errChallenge:
+		s.challenge(&q, i)
+	default:
 		s.found(&q, i, err)
-		return
 	}
-	kept := q
-	kept.payload = slices.Clone(q.payload)
-	s.enqueue(&kept)
 }
 
 // enqueue passes q on to the verifier of its class. If too many wait there, it
@@ -483,13 +494,19 @@ func (s *Server) accept(a accepted) {
 		s.folds.warn(warning{"%s: %s bound, but its data still comes here: %v", t.Name, a.peer, err})
 	}
 	// Nobody waits for an answer to data.
-	if t.Reply && !t.Inner.looks(a.payload) {
+	if t.replies() && !t.Inner.looks(a.payload) {
 		s.reply(t, a)
 	}
 }
 
 func (s *Server) reply(t ServerTunnel, a accepted) {
-	p, err := Reply(t.Auth, a.payload, s.now(), rand.Reader)
+	var p []byte
+	var err error
+	if t.Auth.Challenge {
+		p, err = accept2(t.Auth, a.payload)
+	} else {
+		p, err = Reply(t.Auth, a.payload, s.now(), rand.Reader)
+	}
 	if err == nil {
 		err = s.senders[t.Device].send(t.Local, a.peer, t.TTL, p)
 	}
