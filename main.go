@@ -177,10 +177,12 @@ func header(c plans.Config, secrets bool) []string {
 			continue
 		}
 		said[t.Dev] = true
-		switch t.Role {
-		case plans.Client:
+		switch {
+		case t.Auth.Challenge && t.Role == plans.Client:
+			lines = append(lines, t.Dev+" has to meet a challenge, which a script can't hear: after `up`, ipipou --reauth-only with these settings authenticates it.")
+		case t.Role == plans.Client:
 			lines = append(lines, t.Dev+" authenticates at the end of `up`, with `auth`, and with `keepalive SEC` again and again. A script can't read replies.")
-		case plans.Server:
+		case t.Role == plans.Server:
 			lines = append(lines, "A script can't listen: what authd finds out, `bind` and `rebind` are told by hand ("+t.Dev+").")
 		}
 	}

@@ -81,26 +81,54 @@ func (in *Instance) Reauth(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		conf.NoReply = true
-		sender, err := authd.NewClient(conf)
-		if err != nil {
-			return &Error{ExitSockets, err}
-		}
-		err = sender.Send()
-		sender.Close()
-		if err != nil {
-			return &Error{ExitSend, fmt.Errorf("%s: sending the authentication: %w", t.Dev, err)}
+		conf.NoReply = !t.Auth.Challenge
+		if err := reauth(ctx, conf); err != nil {
+			return err
 		}
 		in.Log.Info(t.Dev + ": authentication sent from port " + strconv.Itoa(int(t.FOUPort)))
 	}
 	return nil
 }
 
+// challengeFor is how long a single authentication waits for the server's
+// challenge, and then for its word that it is met. Two more are sent meanwhile.
+const challengeFor = 5 * time.Second
+
+// reauth authenticates once, which takes an answer of the server's if it
+// challenges.
+func reauth(ctx context.Context, conf authd.ClientConfig) error {
+	waiting, done := context.WithTimeout(ctx, challengeFor)
+	defer done()
+	up := false
+	conf.OnUp = func() { up = true; done() }
+	c, err := authd.NewClient(conf)
+	if err != nil {
+		return &Error{ExitSockets, err}
+	}
+	defer c.Close()
+	if err := c.Send(); err != nil {
+		return &Error{ExitSend, fmt.Errorf("%s: sending the authentication: %w", conf.Name, err)}
+	}
+	if conf.NoReply {
+		return nil
+	}
+	if err := c.Run(waiting, nil); err != nil {
+		return &Error{ExitSockets, err}
+	}
+	switch {
+	case up:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return &Error{ExitSend, fmt.Errorf("%s: %s did not challenge us, or not accept us, within %v: has it --auth-challenge, our key and our secret?", conf.Name, conf.Remote, challengeFor)}
+}
+
 // authOf is what authd has to know of a tunnel's authentication.
 func authOf(t plans.Tunnel) authd.Auth {
 	a := authd.Auth{
 		Token: t.Auth.Token, Key: t.Auth.Key, RemoteKey: t.Auth.RemoteKey, Secret: t.Auth.Secret,
-		MaxSkew: time.Duration(t.Auth.MaxSkew) * time.Second,
+		MaxSkew: time.Duration(t.Auth.MaxSkew) * time.Second, Challenge: t.Auth.Challenge,
 	}
 	if t.Auth.ByRemoteIP {
 		a.RemoteIP = t.RemoteIP

@@ -115,6 +115,9 @@ func Describe(c Config, secrets bool) []string {
 		number("auth-packet-ttl", int(t.Auth.TTL))
 		number("keepalive", t.Auth.Keepalive)
 		add("reply-on-auth-ok", t.Auth.Reply)
+		if t.Auth.Challenge {
+			add("auth-challenge", true)
+		}
 		hidden("auth-token", t.Auth.Token)
 		if t.Auth.RemoteKey != nil {
 			text("auth-remote-pubkey-b64", base64.StdEncoding.EncodeToString(t.Auth.RemoteKey))

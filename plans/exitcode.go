@@ -9,7 +9,8 @@ const (
 	ExitIPAddress = 51
 	ExitIPLink    = 52
 	ExitIPFou     = 53
-	ExitBPF       = 54 // which the Python tool does not have: bpftool, tc
+	ExitBPF       = 54  // which the Python tool does not have: bpftool, tc
+	ExitDeaf      = 127 // a script can't hear what a client has to
 	ExitCleanup   = 200
 )
 

@@ -217,6 +217,8 @@ func TestScripts(t *testing.T) {
 		"server": resolve(t, "--server", "--fou-dev", "s0", "--auth-remote-pubkey-b64", key, "--auth-secret", "s"),
 		"client": resolve(t, "--fou-dev", "c0", "--fou-remote", "server.example:10000", "--tunl-ip", "172.28.0.1", "--auth-token", "t"),
 		"many":   many(t),
+		"client-challenge": resolve(t, "--fou-dev", "c0", "--fou-remote", "server.example:10000", "--tunl-ip", "172.28.0.1",
+			"--auth-key-b64", "RuBZkT23na2Q4QH1xfmZCfRgSgPt5s362UPAFbecTso=", "--auth-secret", "s", "--auth-challenge"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			golden(t, "scripts/"+name+".sh", Script(c, Describe(c, false), false))

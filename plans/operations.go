@@ -3,6 +3,7 @@ package plans
 import (
 	_ "embed"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,10 +22,11 @@ var send string
 // payloads writes a function for each client that makes its authentication, and
 // one that sends all.
 func (s *script) payloads(c Config, inline bool) {
-	if len(c.clients()) == 0 {
+	s.challenged(c)
+	if len(c.sending()) == 0 {
 		return
 	}
-	for i, t := range c.clients() {
+	for i, t := range c.sending() {
 		s.line("\npayload_%s() {", fn(t))
 		file := func(variable, given, kind, must string) string {
 			if given == "" {
@@ -53,13 +55,33 @@ func (s *script) payloads(c Config, inline bool) {
 	}
 	s.line("\n# Each client's authentication; `payloads` only makes them, before anything is done.")
 	s.line("payloads() {")
-	for _, t := range c.clients() {
+	for _, t := range c.sending() {
 		s.line("\tpayload_%s || return", fn(t))
 	}
 	s.line("}\nauthenticate() {")
-	for _, t := range c.clients() {
+	for _, t := range c.sending() {
 		s.line("\tpayload_%s && send_payload \"%s\" %s \"%s\" \"%s\" || return", fn(t), t.localIP(), t.port(), t.peerIP(), t.peerPort())
 		s.line("\tsay %s", Quote(t.Dev+": authentication sent"))
+	}
+	s.line("}")
+}
+
+// sending are the clients whose authentication is something to send. That of the
+// others is a conversation, and a script can't hear.
+func (c Config) sending() []Tunnel {
+	return slices.DeleteFunc(c.clients(), func(t Tunnel) bool { return t.Auth.Challenge })
+}
+
+// challenged writes what a script has to say of those others.
+func (s *script) challenged(c Config) {
+	if len(c.sending()) == len(c.clients()) {
+		return
+	}
+	s.line("\nchallenged() {")
+	for _, t := range c.clients() {
+		if t.Auth.Challenge {
+			s.line("\tsay %s", Quote(t.Dev+": its server sends a challenge, which a script can't hear: authenticate with the same settings and ipipou --reauth-only"))
+		}
 	}
 	s.line("}")
 }
@@ -126,14 +148,19 @@ func (s *script) bpfStatus(c Config) {
 // operations writes what the words of the command line do.
 func (s *script) operations(c Config) {
 	clients := c.clients()
+	sends := len(c.sending()) > 0
+	deaf := len(c.sending()) < len(clients)
 	s.line("\nop_up() {")
 	s.line("\t[ ! -s \"$JOURNAL\" ] || die 1 \"$NAME is up already, says $JOURNAL: run $0 down\"")
-	if len(clients) > 0 {
+	if sends {
 		s.line("\tpayloads || die 2 \"authentication: $ERR\"\n\thave_sender || die 120 \"authentication: $ERR\"")
 	}
 	s.line("\tfacts\n\tbegin\n\tup\n\tremember\n\tdone_with")
-	if len(clients) > 0 {
+	if sends {
 		s.line("\tauthenticate || {\n\t\tsay \"${STEP-}: $ERR\"\n\t\tundo_all\n\t\t[ -z \"$INTERRUPTED\" ] || exit 1\n\t\texit 120\n\t}")
+	}
+	if deaf {
+		s.line("\tchallenged")
 	}
 	s.line("}\nop_down() { undo_all || exit 200; }")
 	for _, t := range c.Tunnels {
@@ -143,7 +170,7 @@ func (s *script) operations(c Config) {
 			s.move(t)
 		}
 	}
-	if len(clients) == 0 {
+	if !sends {
 		return
 	}
 	s.line("\nop_auth() {\n\tauthenticate || die 120 \"${STEP-}: $ERR\"\n}")
@@ -249,7 +276,10 @@ func (s *script) dispatch(c Config) {
 			s.line("\t\t[ \"$1\" = rebind ] || die 2 %s", Quote(t.Dev+" can't be bound, only a server's tunnel can"))
 		}
 		s.line("\t\tlocked op_move_%s \"${2-}\" \"${3-}\"", fn(t))
-		if t.Role == Client {
+		switch {
+		case t.Auth.Challenge:
+			s.line("\t\tchallenged")
+		case t.Role == Client:
 			s.line("\t\tlocked op_auth")
 		}
 		s.line("\t\t;;")
@@ -257,8 +287,23 @@ func (s *script) dispatch(c Config) {
 	s.line("\t*) die 2 \"no tunnel ${4-}\" ;;")
 	s.line("\tesac\n\t;;")
 	if clients {
-		s.line("auth)\n\t[ $# -eq 1 ] || usage\n\t[ -s \"$JOURNAL\" ] || die 1 \"$NAME is not up: run $0 up\"\n\tfacts\n\tlocked op_auth\n\t;;")
-		s.line("keepalive)\n\t[ $# -eq 2 ] || usage\n\top_keepalive \"$2\"\n\t;;")
+		sends, deaf := len(c.sending()) > 0, len(c.sending()) < len(c.clients())
+		s.line("auth)\n\t[ $# -eq 1 ] || usage\n\t[ -s \"$JOURNAL\" ] || die 1 \"$NAME is not up: run $0 up\"")
+		if sends {
+			s.line("\tfacts\n\tlocked op_auth")
+		}
+		if deaf {
+			s.line("\tchallenged\n\texit %d", ExitDeaf)
+		}
+		s.line("\t;;\nkeepalive)\n\t[ $# -eq 2 ] || usage")
+		if deaf {
+			s.line("\tchallenged")
+		}
+		if sends {
+			s.line("\top_keepalive \"$2\"\n\t;;")
+		} else {
+			s.line("\texit %d\n\t;;", ExitDeaf)
+		}
 	}
 	s.line("status) status ;;")
 	s.line("*) usage ;;")

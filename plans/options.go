@@ -103,6 +103,7 @@ var Options = []Option{
 	{Name: "auth-lifetime", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Server: a peer silent for so long must authenticate again; 0: never (default)."},
 	{Name: "keepalive", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Client: authenticate every SEC seconds, which also keeps NAT mappings; 0: never (default)."},
 	{Name: "reply-on-auth-ok", Kind: Bool, Group: "Authentication", Help: "Server: answer valid authentications. Client: expect the answer, and retry until it comes."},
+	{Name: "auth-challenge", Kind: Bool, New: true, Group: "Authentication", Help: "Version 2 of the protocol, with ed25519: the client signs a challenge that the server sends to where it seems to be, and no clock counts. Set it at both ends; implies --reply-on-auth-ok."},
 
 	{Name: "no-nft-counter", Kind: Bool, Group: "Gate", Process: true, Help: "Server: no counters in the nft rules."},
 	{Name: "nft-table", Kind: String, Hint: "NAME", Group: "Gate", Process: true, Help: "Server: name of this instance's own nft table; default: the tunnel interface's name."},

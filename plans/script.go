@@ -44,7 +44,7 @@ func Script(c Config, header []string, secrets bool) string {
 	s.line("set -u")
 	s.line("NAME=%s", Quote(c.Name))
 	s.body.WriteString(runtime)
-	if len(c.clients()) > 0 {
+	if len(c.sending()) > 0 {
 		s.body.WriteString(authenticate + send)
 	} else {
 		s.line("\nlocked() { \"$@\"; }")

@@ -38,6 +38,7 @@ type Auth struct {
 	Lifetime     int // seconds; 0: for ever
 	Keepalive    int // seconds; 0: never
 	Reply        bool
+	Challenge    bool // version 2 of the wire protocol
 }
 
 // secretFiles are where a script finds what it must not hold itself. A name is

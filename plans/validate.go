@@ -200,7 +200,25 @@ func (r *reader) auth(t *Tunnel) {
 		a.Secret = secret
 	}
 	t.files = secretFiles{token: r.text("auth-token-file"), key: r.text("auth-key-file"), secret: r.text("auth-secret-file")}
+	r.challenge(t)
 	r.weaknesses(t, keyName)
+}
+
+// challenge reads whether the peer signs what the server challenges it by.
+func (r *reader) challenge(t *Tunnel) {
+	a := &t.Auth
+	if !r.flag("auth-challenge") {
+		return
+	}
+	switch {
+	case t.Role == Server && a.RemoteKey == nil:
+		r.fail("auth-challenge", "a challenge is for the client to sign, and nothing here verifies it: give --auth-remote-pubkey-b64")
+	case t.Role == Client && a.Key == nil:
+		r.fail("auth-challenge", "a challenge has to be signed: give --auth-key-b64 or --auth-key-file")
+	case a.MaxSkew > 0:
+		r.note(Info, "auth-max-time-discrepancy has no effect with auth-challenge, which needs no clock")
+	}
+	a.Challenge, a.Reply = true, true
 }
 
 func (r *reader) token(a *Auth) string {

@@ -1,0 +1,497 @@
+#!/bin/sh
+# [[tunnel]]
+# client = true
+# number = 0
+# mode = "ipip"
+# encap = "fou"
+# tunl-dev = "ipipou0"
+# tunl-ip = ["172.28.0.1"]
+# tunl-peer-ip = ["172.28.0.0"]
+# fou-dev = "c0"
+# fou-local-port = 10000
+# fou-remote-ip = "server.example"
+# fou-remote-port = 10000
+# reply-on-auth-ok = true
+# auth-challenge = true
+# # auth-key-b64 is set; --with-secrets shows it
+# # its public key: eQYNhD/Xwl6Zaq+z3QXDzNI77x8CEKqY1n5kt9bKeEI=
+# # auth-secret is set; --with-secrets shows it
+set -u
+NAME=ipipou0
+JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
+ERR=
+INTERRUPTED=
+export LC_ALL=C
+set -f
+
+say() { printf '%s: %s\n' "$NAME" "$1" >&2; }
+die() {
+	say "$2"
+	exit "$1"
+}
+
+# A shell of busybox's may take its own `ip` for the one in PATH; that one knows
+# no FOU.
+find_ip() {
+	for IP in ip $(
+		IFS=:
+		# shellcheck disable=SC2086 # the words are wanted
+		printf '%s/ip ' $PATH
+	); do
+		case $(command "$IP" -V 2>/dev/null) in *iproute2*) return ;; esac
+	done
+	die 52 'ip of iproute2 is not installed, or not in PATH'
+}
+ip() { command "$IP" "$@"; }
+
+# run COMMAND...: print it, run it, keep its errors in ERR. Ctrl-C is for us, not
+# for the command: one that is half done must get done before it is undone.
+run() {
+	printf '[#] %s\n' "$*" >&2
+	ERR=$(
+		trap '' INT TERM HUP
+		"$@" 2>&1 >/dev/null
+	)
+}
+
+# try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
+# has nothing to undo.
+try() {
+	undo=$1
+	shift
+	STEP=$*
+	stop_if_interrupted
+	[ -z "$undo" ] || note "$undo"
+	run "$@" && return 0
+	[ -z "$undo" ] || drop "$undo"
+	return 1
+}
+
+quiet() { "$@" >/dev/null 2>&1; }
+
+# needed COMMAND...: it prints who still needs what would be undone.
+needed() { [ -n "$("$@" 2>/dev/null)" ]; }
+
+# absent WORDS COMMAND...: the command must not find what it looks for.
+absent() {
+	ERR=$1
+	shift
+	STEP=$*
+	! quiet "$@"
+}
+
+# Known ways for a step to fail.
+exists() {
+	case $ERR in
+	*"File exists"* | *"Address already in use"* | *"already assigned"* | *"Operation already in progress"* | *"Exclusivity flag on"*) return 0 ;;
+	esac
+	return 1
+}
+unsupported() {
+	case $ERR in
+	*"unknown command"* | *"Invalid argument"*) return 0 ;;
+	esac
+	return 1
+}
+
+# prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
+# the end of one stands for anything.
+prints() {
+	lines="$1|"
+	shift
+	"$@" 2>/dev/null | {
+		while read -r line; do
+			left=$lines
+			while [ -n "$left" ]; do
+				want=${left%%|*}
+				left=${left#*|}
+				case $want in
+				*'*') case $line in "${want%?}"*) exit 0 ;; esac ;;
+				"$line") exit 0 ;;
+				esac
+			done
+		done
+		exit 1
+	}
+}
+
+# word N COMMAND...: the Nth word of the first line, without what follows a slash.
+word() {
+	n=$1
+	shift
+	"$@" 2>/dev/null | {
+		read -r line || exit 0
+		set -f
+		# shellcheck disable=SC2086 # the words are wanted
+		set -- $line
+		[ $# -ge "$n" ] || exit 0
+		shift $((n - 1))
+		printf '%s' "${1%%/*}"
+	}
+}
+
+# The journal: a line for each undo that is pending (a function and its
+# arguments), and VAR=value lines.
+note() {
+	[ -d "${JOURNAL%/*}" ] || mkdir -p "${JOURNAL%/*}" || exit 1
+	printf '%s\n' "$1" >>"$JOURNAL" || exit 1
+}
+pending() {
+	[ -f "$JOURNAL" ] || return 1
+	while read -r entry; do
+		[ "${entry%% *}" != "$1" ] || return 0
+	done <"$JOURNAL"
+	return 1
+}
+# drop ENTRY: forget an entry, the last one of its function.
+drop() {
+	keep='' last='' rest=''
+	while read -r entry; do
+		if [ "${entry%% *}" = "${1%% *}" ]; then
+			keep=$keep$last$rest rest=''
+			last="$entry
+"
+		else
+			rest="$rest$entry
+"
+		fi
+	done <"$JOURNAL"
+	printf '%s' "$keep$rest" >"$JOURNAL"
+}
+set_var() {
+	keep=
+	[ ! -f "$JOURNAL" ] || while read -r entry; do
+		case $entry in "$1="*) ;; *) keep="$keep$entry
+" ;; esac
+	done <"$JOURNAL"
+	printf '%s%s\n' "$keep" "$1=$2" >"$JOURNAL" || exit 1
+}
+load() {
+	[ -f "$JOURNAL" ] || return 0
+	while read -r entry; do
+		case $entry in
+		*=*) eval "[ -n \"\${${entry%%=*}-}\" ] || ${entry%%=*}=\${entry#*=}" ;;
+		esac
+	done <"$JOURNAL"
+}
+
+# A plan is between `begin` and `done_with`; `fail` undoes what it did.
+begin() {
+	trap 'INTERRUPTED=1' INT TERM HUP
+	note ---
+}
+stop_if_interrupted() {
+	[ -z "$INTERRUPTED" ] || {
+		ERR=interrupted
+		fail 1
+	}
+}
+done_with() {
+	stop_if_interrupted
+	trap '' INT TERM HUP
+	keep=
+	while read -r entry; do
+		case $entry in
+		--- | passing_*) ;;
+		*) keep="$keep$entry
+" ;;
+		esac
+	done <"$JOURNAL"
+	printf '%s' "$keep" >"$JOURNAL"
+}
+fail() {
+	trap '' INT TERM HUP
+	say "${STEP-}: $ERR"
+	undo_to ---
+	exit "$1"
+}
+
+# undo_to MARK: run the undos behind the mark, the last one first, and go on
+# past one that fails.
+undo_to() {
+	bad=0 all=
+	while read -r entry; do
+		all="$entry
+$all"
+	done <"$JOURNAL"
+	while [ -n "$all" ]; do
+		entry=${all%%"
+"*}
+		all=${all#*"
+"}
+		[ "$entry" != "$1" ] || break
+		case $entry in
+		*=* | ---) ;;
+		*)
+			# shellcheck disable=SC2086 # a function and its arguments
+			$entry || {
+				say "undo failed: $ERR"
+				bad=1
+			}
+			;;
+		esac
+		drop "$entry"
+	done
+	drop "$1"
+	[ -s "$JOURNAL" ] || rm -f "$JOURNAL"
+	return $bad
+}
+undo_all() {
+	trap '' INT TERM HUP
+	[ -s "$JOURNAL" ] || {
+		say "is not up"
+		return 0
+	}
+	undo_to ''
+}
+take_back() {
+	pending "$1" || return 0
+	taken=$entry
+	drop "$1"
+	STEP=$taken
+	# shellcheck disable=SC2086 # a function and its arguments
+	$taken
+}
+
+# show COMMAND...: for status.
+show() {
+	printf '[#] %s\n' "$*"
+	"$@" 2>&1 || :
+}
+
+# What an address and a port must look like before they get anywhere.
+ipv4() {
+	rest=$1. bytes=0
+	while [ -n "$rest" ]; do
+		byte=${rest%%.*} rest=${rest#*.} bytes=$((bytes + 1))
+		case $byte in
+		'' | *[!0-9]* | ????* | 0?*) bytes=9 ;;
+		*) [ "$byte" -le 255 ] || bytes=9 ;;
+		esac
+	done
+	[ "$bytes" -eq 4 ] || die 2 "'$1' is not an IPv4 address"
+}
+# The kernel knows better; this is so that nothing else gets through.
+ipv6() {
+	case $1 in *[!0-9a-fA-F:]* | :[!:]* | *[!:]: | *:::* | *::*::*) die 2 "'$1' is not an IPv6 address" ;; *:*:*) return ;; esac
+	die 2 "'$1' is not an IPv6 address"
+}
+port() {
+	case $1 in *[!0-9]* | '' | ??????*) die 2 "'$1' is not a port" ;; esac
+	if [ "$1" -lt 1 ] || [ "$1" -gt 65535 ]; then die 2 "'$1' is not a port"; fi
+}
+
+# peer IP PORT: the peer's outer address.
+# shellcheck disable=SC2034 # plans use the variables
+peer() {
+	ipv4 "$1"
+	port "$2"
+	PEER_IP=$1 PEER_PORT=$2
+}
+
+# unbound DEV: a peer that is bound already has to be moved.
+unbound() {
+	! quiet ip link show dev "$1" || die 1 "$1 is there already: run $0 rebind IP PORT"
+}
+
+# ends DEV: where the peer is now, as the kernel has it.
+# shellcheck disable=SC2034,SC2046 # the words are wanted; plans use the variables
+ends() {
+	OLD_IP='' OLD_PORT='' OLD_LOCAL=''
+	set -- "$1" $(ip -d -o link show dev "$1" 2>/dev/null)
+	dev=$1
+	while [ $# -gt 1 ]; do
+		case $1 in
+		remote) OLD_IP=$2 ;;
+		local) OLD_LOCAL=$2 ;;
+		encap-dport) OLD_PORT=$2 ;;
+		esac
+		shift
+	done
+	if [ -z "$OLD_IP" ] || [ -z "$OLD_LOCAL" ] || [ -z "$OLD_PORT" ]; then die 1 "$dev is not bound: run $0 bind IP PORT"; fi
+}
+
+locked() { "$@"; }
+
+# What the host has to tell. A value in the environment goes before.
+facts() {
+	# first IPv4 address of c0
+	: "${FOU_IP:=$(word 4 ip -4 -o address show dev c0)}"
+	[ -n "$FOU_IP" ] || die 2 'c0 does not exist or has no IPv4 address: give --fou-local-ip, or another --fou-dev'
+	# outer address of ipipou0's server, server.example
+	: "${PEER_IP:=$(word 1 getent ahostsv4 server.example)}"
+	[ -n "$PEER_IP" ] || die 2 'server.example has no IPv4 address, or there is no getent to ask: set PEER_IP'
+	# UDP port of ipipou0's server
+	: "${PEER_PORT:=10000}"
+	return 0
+}
+
+# What a later call must know of this one.
+remember() {
+	set_var FOU_IP "$FOU_IP"
+	set_var PEER_IP "$PEER_IP"
+	set_var PEER_PORT "$PEER_PORT"
+	return 0
+}
+
+up() {
+	# the kernel's fou, unless it is there already
+	quiet ip fou show ||
+		try '' modprobe fou || fail 10
+	# the kernel's ipip, unless it is there already
+	quiet test -d /sys/module/ipip ||
+		try '' modprobe ipip || fail 10
+	# somebody else's interface of this name is never touched
+	absent 'interface ipipou0 exists already' ip link show dev ipipou0 || fail 52
+	# ipipou0: the tunnel to the server
+	try undo_up_4 ip link add name ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev c0 || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			up_or_5_2
+		else
+			fail 53
+		fi
+	}
+	# inner addresses of both ends
+	try '' ip address add 172.28.0.1 peer 172.28.0.0 dev ipipou0 || fail 51
+	try '' ip link set dev ipipou0 up || fail 52
+	return 0
+}
+
+up_or_5_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_0 ||
+		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+rebind_0() {
+	# the listener on the old address
+	take_back undo_listener_0 || :
+	take_back undo_plain_listener_0 || :
+	# ipipou0: the tunnel from the new address
+	try '' ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev c0 || fail 52
+	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		elif unsupported; then
+			say 'this kernel or iproute2 can'\''t bind a FOU listener to one peer: the listener is open to all senders'
+			rebind_0_or_4_2
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+rebind_0_or_4_2() {
+	# FOU listener in the form that older kernels and iproute2 know
+	pending undo_plain_listener_0 ||
+		try undo_plain_listener_0 ip fou add port 10000 ipproto 4 || {
+		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
+			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
+		else
+			fail 53
+		fi
+	}
+	return 0
+}
+
+# Undos, run in reverse order of their steps.
+undo_listener_0() {
+	run ip fou del port 10000 local "${1}" peer "${2}" peer_port "${3}" dev c0
+}
+undo_plain_listener_0() {
+	run ip fou del port 10000
+}
+undo_up_4() {
+	run ip link del dev ipipou0
+}
+
+challenged() {
+	say 'ipipou0: its server sends a challenge, which a script can'\''t hear: authenticate with the same settings and ipipou --reauth-only'
+}
+
+status() {
+	show ip -d -s link show dev ipipou0
+	show ip address show dev ipipou0
+	show ip fou show
+}
+
+op_up() {
+	[ ! -s "$JOURNAL" ] || die 1 "$NAME is up already, says $JOURNAL: run $0 down"
+	facts
+	begin
+	up
+	remember
+	done_with
+	challenged
+}
+op_down() { undo_all || exit 200; }
+
+op_move_0() {
+	unset FOU_IP
+	if [ -n "${1-}" ]; then
+		ipv4 "$1"
+		PEER_IP=$1
+	else
+		unset PEER_IP
+	fi
+	if [ -n "${2-}" ]; then
+		port "$2"
+		PEER_PORT=$2
+	fi
+	facts
+	begin
+	rebind_0
+	remember
+	done_with
+}
+
+usage() { die 2 "usage: $0 up | down | rebind [IP [PORT [DEV]]] | auth | keepalive SEC | status"; }
+
+find_ip
+load
+case ${1-} in
+up|down)
+	[ $# -eq 1 ] || usage
+	locked "op_$1"
+	;;
+rebind)
+	[ $# -le 4 ] || usage
+	[ -s "$JOURNAL" ] || die 1 "$NAME is not up: run $0 up"
+	case ${4-ipipou0} in
+	ipipou0)
+		locked op_move_0 "${2-}" "${3-}"
+		challenged
+		;;
+	*) die 2 "no tunnel ${4-}" ;;
+	esac
+	;;
+auth)
+	[ $# -eq 1 ] || usage
+	[ -s "$JOURNAL" ] || die 1 "$NAME is not up: run $0 up"
+	challenged
+	exit 127
+	;;
+keepalive)
+	[ $# -eq 2 ] || usage
+	challenged
+	exit 127
+	;;
+status) status ;;
+*) usage ;;
+esac
