@@ -161,7 +161,7 @@ func TestReadme(t *testing.T) {
 			}
 		}
 	}
-	if configs != 8 || commands < 6 {
+	if configs != 9 || commands < 6 {
 		t.Errorf("found %d configurations and %d commands: has the README's form changed?", configs, commands)
 	}
 	makefile, err := os.ReadFile("Makefile")
