@@ -49,15 +49,17 @@ func (c Config) bpfUp() []Step {
 		done[what] = true
 		return first
 	}
+	var devices [][]Step
 	for _, t := range tunnels {
 		if t.Role != Server {
 			steps = append(steps, t.before()...)
 		}
 		if once(t.Dev) {
 			steps = append(steps, t.bridging()...)
-			steps = append(steps, t.tunDevice()...)
+			devices = append(devices, t.tunDevice())
 		}
 	}
+	steps = append(steps, abreast(devices)...)
 	var lines []string
 	for _, t := range tunnels {
 		if once("device " + t.Dev) {
@@ -93,6 +95,20 @@ func (c Config) bpfUp() []Step {
 	for _, t := range tunnels {
 		if t.Role != Server {
 			steps = append(steps, t.after()...)
+		}
+	}
+	return steps
+}
+
+// abreast are the first steps of all lists, then the second ones, and so on: what is
+// next to its like can be done by one process.
+func abreast(lists [][]Step) (steps []Step) {
+	for i, more := 0, true; more; i++ {
+		more = false
+		for _, l := range lists {
+			if i < len(l) {
+				steps, more = append(steps, l[i]), true
+			}
 		}
 	}
 	return steps
@@ -160,7 +176,7 @@ func (c Config) entries(name string) int {
 		case "endpoints":
 			n += 4 * len(t.endpoints()) // more than one while it moves
 		case "prefixes":
-			n += len(t.entries())
+			n += len(t.behind())
 		default:
 			n = max(n, t.bpf.first+t.bpf.peers)
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"ipipou/plans"
 )
@@ -253,11 +254,42 @@ func undos(entries []Entry) (some []Entry, b batch) {
 
 // runAll runs the commands of a batch, all of them whatever fails.
 func (r *Runner) runAll(b *batch, entries []Entry) []outcome {
-	for _, e := range entries {
-		if r.Echo != nil {
+	if r.Echo != nil {
+		for _, e := range entries {
 			r.Echo(e.Undo)
 		}
 	}
+	if !b.slow() {
+		return r.runPart(b, entries)
+	}
+	out := make([]outcome, len(entries))
+	var running sync.WaitGroup
+	for from := 0; from < len(entries); from += slowLen {
+		to := min(from+slowLen, len(entries))
+		running.Go(func() {
+			part := batch{b.program, b.options, b.lines[from:to]}
+			copy(out[from:], r.runPart(&part, entries[from:to]))
+		})
+	}
+	running.Wait()
+	return out
+}
+
+// slowLen is how many commands a process runs when others wait for the kernel beside
+// it.
+const slowLen = batchLen / 16
+
+// slow reports whether the commands are such that the kernel takes its time over (it
+// waits until no CPU uses the object, but lets others wait meanwhile) and that can be
+// run in any order.
+func (b *batch) slow() bool {
+	return !slices.ContainsFunc(b.lines, func(l string) bool {
+		return !strings.HasPrefix(l, "link del ") && !strings.HasPrefix(l, "fou del ")
+	})
+}
+
+// runPart runs the commands of a batch by one process.
+func (r *Runner) runPart(b *batch, entries []Entry) []outcome {
 	_, stderr, err := r.Exec(b.command(true))
 	failed, rest := saidOf(stderr)
 	known := knownOf(len(entries), failed, rest, err)

@@ -14,8 +14,13 @@ import (
 	"ipipou/plans"
 )
 
-// DefaultTimeout is how long one command may take.
+// DefaultTimeout is how long one command may take, beside lineTimeout.
 const DefaultTimeout = 10 * time.Second
+
+// lineTimeout is how much longer it may take for each line of its stdin, which may be
+// a command: to delete an interface takes the kernel some 30 ms (netdev_run_todo's
+// rcu_barrier in net/core/dev.c), on a busy host more.
+const lineTimeout = 100 * time.Millisecond
 
 // Exec runs one command to its end and returns what it printed.
 type Exec func(plans.Command) (stdout, stderr string, err error)
@@ -43,7 +48,7 @@ func LookPath(name string) (string, error) {
 }
 
 // Command is an Exec that starts real processes, without a shell, each killed
-// after the time limit. Their environment is Path and the C locale, because their
+// after the time limit, and lineTimeout more for each line of its stdin. Their environment is Path and the C locale, because their
 // errors are read, and nothing of ours: no LD_PRELOAD, and no secret for a hook to
 // leak. They run in a process group of their own: the terminal's Ctrl-C is for us,
 // and a command that is half done must get done before it is undone.
@@ -59,6 +64,7 @@ func Command(limit time.Duration) Exec {
 		if err != nil {
 			return "", "", err
 		}
+		limit := limit + lineTimeout*time.Duration(strings.Count(c.Stdin, "\n"))
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, path)

@@ -27,6 +27,7 @@ type Runner struct {
 // The error of a missing one is that of the first step that needs it.
 func Check(p plans.Plan) error {
 	var err error
+	found := map[string]error{} // by program
 	p.Walk(func(s plans.Step) {
 		if s.Do.IsZero() && s.UndoOnce { // noted for the end: it must be there then
 			s.Do = s.Undo
@@ -38,8 +39,13 @@ func Check(p plans.Plan) error {
 			if c.IsZero() {
 				continue
 			}
-			if _, e := LookPath(c.Argv[0]); e != nil && err == nil {
-				err = &StepError{Command: c, Err: e}
+			missing, known := found[c.Argv[0]]
+			if !known {
+				_, missing = LookPath(c.Argv[0])
+				found[c.Argv[0]] = missing
+			}
+			if missing != nil && err == nil {
+				err = &StepError{Command: c, Err: missing}
 			}
 		}
 	})
