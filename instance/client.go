@@ -20,8 +20,8 @@ type client struct {
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.
-func newClient(in *Instance, t plans.Tunnel) (*client, error) {
-	c := &client{mover: newMover(in, t)}
+func newClient(in *Instance, t plans.Tunnel, now *moment) (*client, error) {
+	c := &client{mover: newMover(in, t, now)}
 	conf, err := c.config()
 	if err != nil {
 		return nil, &Error{ExitSockets, err}
@@ -75,8 +75,9 @@ func (in *Instance) Reauth(ctx context.Context) error {
 	if err := in.facts(ctx); err != nil {
 		return err
 	}
+	now := in.moment()
 	for _, t := range in.Config.Tunnels {
-		c := &client{mover: newMover(in, t)}
+		c := &client{mover: newMover(in, t, now)}
 		conf, err := c.config()
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -24,10 +25,11 @@ type Instance struct {
 	// Again makes clients authenticate anew (SIGUSR1).
 	Again <-chan struct{}
 
-	run  *runner.Runner
-	dir  string // of the journal
-	mu   sync.Mutex
-	vars map[string]string // read and changed by values and learn, once the instance is up
+	run   *runner.Runner
+	dir   string               // of the journal
+	asked map[string]plans.Var // facts that may change, by name
+	mu    sync.Mutex
+	vars  map[string]string // read and changed by values and learn, once the instance is up
 }
 
 // Run brings the instance up, runs it until ctx ends or it fails, and undoes
@@ -74,6 +76,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 		return err
 	}
 	in.confine(true)
+	debug.FreeOSMemory() // the plan of many tunnels took some, and may be the last for days
 	err = in.serve(ctx)
 	in.Log.Info("cleaning up")
 	return errors.Join(err, in.run.Undo())
@@ -85,13 +88,16 @@ func (in *Instance) prepare(j *runner.Journal) {
 
 // check looks for every program that a plan of the instance may need.
 func check(c plans.Config) error {
-	all := c.Up()
-	for _, t := range c.Tunnels {
-		if t.Role == plans.Server {
-			all.Steps = append(all.Steps, t.Bind().Steps...)
+	return runner.Check(func(yield func(plans.Plan) bool) {
+		if !yield(c.Up()) {
+			return
 		}
-	}
-	return runner.Check(all)
+		for _, t := range c.Tunnels {
+			if t.Role == plans.Server && !yield(t.Bind()) {
+				return
+			}
+		}
+	})
 }
 
 func (in *Instance) journal() (*runner.Journal, error) {
@@ -144,6 +150,7 @@ func (in *Instance) facts(ctx context.Context) error {
 		t.RemoteIP = ip
 	}
 	in.vars = map[string]string{plans.RunDir: in.dir}
+	in.asked = changing(in.Config)
 	for _, v := range in.Config.Facts() {
 		value, err := in.run.Ask(v, in.vars)
 		if err != nil {
@@ -177,21 +184,24 @@ func (in *Instance) serve(ctx context.Context) error {
 	var servers []plans.Tunnel
 	var movers []*mover
 	var listening *server
+	watched := map[string]bool{} // interfaces of server tunnels
+	now := in.moment()
 	for _, t := range in.Config.Tunnels {
 		switch t.Role {
 		case plans.Server:
 			servers = append(servers, t)
-			if t.Backend == plans.BPF && !slices.ContainsFunc(movers, func(m *mover) bool { return m.tunnel.Dev == t.Dev }) {
-				s := &static{newMover(in, t)}
+			if t.Backend == plans.BPF && !watched[t.Dev] {
+				watched[t.Dev] = true
+				s := &static{newMover(in, t, now)}
 				movers = append(movers, s.mover)
 				parts = append(parts, s.run)
 			}
 		case plans.Static:
-			s := newStatic(in, t)
+			s := newStatic(in, t, now)
 			movers = append(movers, s.mover)
 			parts = append(parts, s.run)
 		default:
-			c, err := newClient(in, t)
+			c, err := newClient(in, t, now)
 			if err != nil {
 				return err
 			}
@@ -215,7 +225,7 @@ func (in *Instance) serve(ctx context.Context) error {
 		parts = append(parts, s.auth.Serve)
 		listening = s
 	}
-	mends := newMender(in, listening, movers)
+	mends := newMender(in, listening, movers, now)
 	if listening != nil {
 		listening.mends = mends
 	}

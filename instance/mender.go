@@ -44,7 +44,7 @@ type guard struct {
 	was string // what its look printed
 }
 
-func newMender(in *Instance, s *server, movers []*mover) *mender {
+func newMender(in *Instance, s *server, movers []*mover, now *moment) *mender {
 	m := &mender{in: in, server: s, outer: map[string]int{}, told: map[string]string{}, last: map[string]time.Time{}}
 	for _, mv := range movers {
 		if mv.tunnel.Role != plans.Server {
@@ -61,7 +61,7 @@ func newMender(in *Instance, s *server, movers []*mover) *mender {
 	}
 	for _, t := range in.Config.Tunnels {
 		if t.Role == plans.Server && t.Backend != plans.BPF {
-			m.outer[t.FOUDev] = index(t.FOUDev)
+			m.outer[t.FOUDev] = now.index(t.FOUDev)
 		}
 	}
 	return m
@@ -225,9 +225,6 @@ func (m *mender) remake(ctx context.Context, dev string) error {
 		return err
 	}
 	m.in.learn(vars)
-	for _, mv := range m.movers {
-		mv.learn(vars)
-	}
 	if m.server == nil {
 		return nil
 	}
@@ -285,13 +282,9 @@ func (in *Instance) values() map[string]string {
 func (in *Instance) learn(vars map[string]string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	relearn(in.vars, vars)
-}
-
-func relearn(known, vars map[string]string) {
-	for name := range known {
-		if v, told := vars[name]; told {
-			known[name] = v
+	for name, value := range vars {
+		if _, known := in.vars[name]; known {
+			in.vars[name] = value
 		}
 	}
 }

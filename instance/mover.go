@@ -22,23 +22,34 @@ type mover struct {
 	again chan struct{} // it has to look where its ends are
 
 	mu     sync.Mutex
-	tunnel plans.Tunnel // RemoteIP is what the name stood for last
-	vars   map[string]string
-	index  int  // of the outer interface; another when it was made anew
-	owed   bool // the last move failed half-way
+	tunnel plans.Tunnel      // RemoteIP is what the name stood for last
+	vars   map[string]string // of those by which it is moved
+	index  int               // of the outer interface; another when it was made anew
+	owed   bool              // the last move failed half-way
 }
 
-func newMover(in *Instance, t plans.Tunnel) *mover {
-	m := &mover{in: in, again: make(chan struct{}, 1), tunnel: t, vars: in.values()}
-	m.index = m.outer()
+func newMover(in *Instance, t plans.Tunnel, now *moment) *mover {
+	m := &mover{in: in, again: make(chan struct{}, 1), tunnel: t, vars: map[string]string{}, index: now.index(t.FOUDev)}
+	for _, name := range append(t.OwnVars(), t.Addressing()...) {
+		if value, known := in.vars[name]; known {
+			m.vars[name] = value
+		}
+	}
 	return m
+}
+
+// all are the values for the tunnel's plans: its own, and of the others the instance's.
+func (m *mover) all(own map[string]string) map[string]string {
+	vars := m.in.values()
+	maps.Copy(vars, own)
+	return vars
 }
 
 // relink makes the tunnel's interface anew, which somebody has deleted.
 func (m *mover) relink(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, err := m.in.run.Run(ctx, m.tunnel.Relink(false), m.vars)
+	_, err := m.in.run.Run(ctx, m.tunnel.Relink(false), m.all(m.vars))
 	return err
 }
 
@@ -50,12 +61,6 @@ func (in *Instance) leave(ctx context.Context, t plans.Tunnel, index int, vars m
 	return err
 }
 
-func (m *mover) learn(vars map[string]string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	relearn(m.vars, vars)
-}
-
 func (m *mover) trigger() {
 	select {
 	case m.again <- struct{}{}:
@@ -63,60 +68,57 @@ func (m *mover) trigger() {
 	}
 }
 
-// outer is the index of the tunnel's outer interface, 0 if none was given.
-func (m *mover) outer() int {
-	return index(m.tunnel.FOUDev)
-}
-
 func (m *mover) remote() netip.AddrPort {
 	return netip.AddrPortFrom(m.tunnel.RemoteIP, m.tunnel.RemotePort)
 }
 
-// fresh asks for the tunnel's outer addresses and says whether one of them or
-// the interface is another than before.
-func (m *mover) fresh() (vars map[string]string, changed bool, err error) {
+// fresh are the tunnel's outer addresses now, and whether one of them or the
+// interface is another than before.
+func (m *mover) fresh(now *moment) (vars map[string]string, changed bool, err error) {
 	vars = maps.Clone(m.vars)
 	for name, value := range m.tunnel.PeerVars(m.remote()) {
 		if _, known := vars[name]; known {
 			vars[name] = value
 		}
 	}
-	own := m.tunnel.OwnVars()
-	if m.tunnel.Role == plans.Server { // who waits at an address stays with it
-		own = slices.DeleteFunc(own, func(name string) bool { return name == m.tunnel.IPVar() })
-	}
-	for _, v := range m.in.Config.Facts() {
-		if v.Name != "" && slices.Contains(own, v.Name) {
-			if vars[v.Name], err = m.in.run.Ask(v, vars); err != nil {
-				return nil, false, err
-			}
+	for _, name := range m.tunnel.OwnVars() {
+		if m.tunnel.Role == plans.Server && name == m.tunnel.IPVar() {
+			continue // who waits at an address stays with it
+		}
+		value, asked, err := now.ask(name)
+		if err != nil {
+			return nil, false, err
+		}
+		if asked {
+			vars[name] = value
 		}
 	}
-	return vars, m.outer() != m.index || !maps.Equal(vars, m.vars), nil
+	return vars, now.index(m.tunnel.FOUDev) != m.index || !maps.Equal(vars, m.vars), nil
 }
 
-func (m *mover) stale() bool {
+func (m *mover) stale(now *moment) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, changed, err := m.fresh()
+	_, changed, err := m.fresh(now)
 	return err == nil && (changed || m.owed)
 }
 
 // follow moves the tunnel if an end of it has another address. The caller holds
 // the lock.
 func (m *mover) follow() error {
-	vars, changed, err := m.fresh()
+	now := m.in.moment()
+	vars, changed, err := m.fresh(now)
 	if err != nil || !changed && !m.owed {
 		return err
 	}
 	m.owed = true
-	outer := m.outer()
+	outer := now.index(m.tunnel.FOUDev)
 	if outer != m.index {
-		if err := m.in.leave(context.Background(), m.tunnel, m.index, m.vars); err != nil {
+		if err := m.in.leave(context.Background(), m.tunnel, m.index, m.all(m.vars)); err != nil {
 			return err
 		}
 	}
-	if _, err := m.in.run.Run(context.Background(), m.tunnel.Move(), vars); err != nil {
+	if _, err := m.in.run.Run(context.Background(), m.tunnel.Move(), m.all(vars)); err != nil {
 		return err
 	}
 	before, after := m.vars, vars

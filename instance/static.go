@@ -14,9 +14,9 @@ const retryMove = 5 * time.Second
 // A static tunnel has nobody to authenticate to; it only follows its ends.
 type static struct{ *mover }
 
-func newStatic(in *Instance, t plans.Tunnel) *static {
+func newStatic(in *Instance, t plans.Tunnel, now *moment) *static {
 	in.Log.Info(t.Dev + ": up")
-	return &static{newMover(in, t)}
+	return &static{newMover(in, t, now)}
 }
 
 func (s *static) run(ctx context.Context) error {

@@ -35,8 +35,9 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*m
 				changes = nil
 				continue
 			}
+			now := in.moment()
 			for _, m := range movers {
-				if m.stale() {
+				if m.stale(now) {
 					m.trigger()
 				}
 			}

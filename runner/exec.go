@@ -48,9 +48,9 @@ func LookPath(name string) (string, error) {
 }
 
 // Command is an Exec that starts real processes, without a shell, each killed
-// after the time limit, and lineTimeout more for each line of its stdin. Their environment is Path and the C locale, because their
-// errors are read, and nothing of ours: no LD_PRELOAD, and no secret for a hook to
-// leak. They run in a process group of their own: the terminal's Ctrl-C is for us,
+// after the time limit, and lineTimeout more for each line of its stdin. Their
+// environment is Path and the C locale, because their errors are read, and nothing of
+// ours: no LD_PRELOAD, and no secret for a hook to leak. They run in a process group of their own: the terminal's Ctrl-C is for us,
 // and a command that is half done must get done before it is undone.
 //
 // If we are killed, so is the command (not what it started itself): the next

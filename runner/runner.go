@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -23,33 +24,38 @@ type Runner struct {
 	mu sync.Mutex
 }
 
-// Check looks for the programs that a plan needs, before anything is changed.
+// Check looks for the programs that plans need, before anything is changed.
 // The error of a missing one is that of the first step that needs it.
-func Check(p plans.Plan) error {
-	var err error
+func Check(all iter.Seq[plans.Plan]) error {
 	found := map[string]error{} // by program
-	p.Walk(func(s plans.Step) {
-		if s.Do.IsZero() && s.UndoOnce { // noted for the end: it must be there then
-			s.Do = s.Undo
-		}
-		if err != nil || s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
-			return
-		}
-		for _, c := range []plans.Command{s.Do, s.UndoIf} {
-			if c.IsZero() {
-				continue
+	for p := range all {
+		var err error
+		p.Walk(func(s plans.Step) {
+			if s.Do.IsZero() && s.UndoOnce { // noted for the end: it must be there then
+				s.Do = s.Undo
 			}
-			missing, known := found[c.Argv[0]]
-			if !known {
-				_, missing = LookPath(c.Argv[0])
-				found[c.Argv[0]] = missing
+			if err != nil || s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
+				return
 			}
-			if missing != nil && err == nil {
-				err = &StepError{Command: c, Err: missing}
+			for _, c := range []plans.Command{s.Do, s.UndoIf} {
+				if c.IsZero() || err != nil {
+					continue
+				}
+				missing, known := found[c.Argv[0]]
+				if !known {
+					_, missing = LookPath(c.Argv[0])
+					found[c.Argv[0]] = missing
+				}
+				if missing != nil {
+					err = &StepError{Command: c, Err: missing}
+				}
 			}
+		})
+		if err != nil {
+			return err
 		}
-	})
-	return err
+	}
+	return nil
 }
 
 // Ask runs the query of a Var, which may hold other variables.

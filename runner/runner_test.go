@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -377,10 +378,10 @@ func TestLooksBeforeUndos(t *testing.T) {
 
 func TestCheckNamesTheMissingProgram(t *testing.T) {
 	setPath(t, t.TempDir())
-	err := Check(plans.Plan{Steps: []plans.Step{
-		{Do: c("modprobe fou"), Unless: c("ip fou show")},
-		step("nft -f -", ""), step("ip link add", ""),
-	}})
+	err := Check(slices.Values([]plans.Plan{
+		{Steps: []plans.Step{{Do: c("modprobe fou"), Unless: c("ip fou show")}}},
+		{Steps: []plans.Step{step("nft -f -", ""), step("ip link add", "")}},
+	}))
 	var failed *StepError
 	if !errors.As(err, &failed) || plans.ExitCode(failed.Command.Argv) != plans.ExitNft ||
 		!strings.Contains(err.Error(), "nft is not installed") {
