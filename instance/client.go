@@ -75,7 +75,7 @@ func (in *Instance) Reauth(ctx context.Context) error {
 	if err := in.facts(ctx); err != nil {
 		return err
 	}
-	now := in.moment()
+	now := in.anew()
 	for _, t := range in.Config.Tunnels {
 		c := &client{mover: newMover(in, t, now)}
 		conf, err := c.config()

@@ -29,6 +29,7 @@ type Instance struct {
 	dir   string               // of the journal
 	asked map[string]plans.Var // facts that may change, by name
 	mu    sync.Mutex
+	now   *moment
 	vars  map[string]string // read and changed by values and learn, once the instance is up
 }
 
@@ -185,7 +186,7 @@ func (in *Instance) serve(ctx context.Context) error {
 	var movers []*mover
 	var listening *server
 	watched := map[string]bool{} // interfaces of server tunnels
-	now := in.moment()
+	now := in.anew()
 	for _, t := range in.Config.Tunnels {
 		switch t.Role {
 		case plans.Server:

@@ -16,6 +16,7 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*m
 			fail(&Error{ExitSockets, err})
 			return
 		}
+		follow(in.anew(), movers) // what changed before there was somebody to notice
 	}
 	for {
 		select {
@@ -35,12 +36,16 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*m
 				changes = nil
 				continue
 			}
-			now := in.moment()
-			for _, m := range movers {
-				if m.stale(now) {
-					m.trigger()
-				}
-			}
+			follow(in.anew(), movers)
+		}
+	}
+}
+
+// follow triggers those that have to move.
+func follow(now *moment, movers []*mover) {
+	for _, m := range movers {
+		if m.stale(now) {
+			m.trigger()
 		}
 	}
 }
