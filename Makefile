@@ -7,7 +7,7 @@
 #   make              the program
 #   make kernels      the BPF data path's tests on KERNELS (5.10 6.1 6.12)
 #   make bench        the cost of the gate and of BPF, in counted instructions
-#   make bench-host   BPF on this kernel beside wireguard-go, and with many peers
+#   make bench-host   BPF on this kernel beside wireguard-go, with many peers, and with many tunnels
 #   make fuzz         each fuzz target for FUZZTIME (60s)
 #   make long         that, and loads of a minute: what `.ci/run long` adds
 
@@ -68,7 +68,7 @@ bench: setup
 
 # Wants a machine that does nothing else.
 bench-host: setup
-	IPIPOU_LAB_HOST=1 go test -count=1 -timeout 60m -run '^$$' -bench 'Host|Peers' ./testdata/lab
+	IPIPOU_LAB_HOST=1 go test -count=1 -timeout 60m -run '^$$' -bench 'Host|Peers|Tunnels' ./testdata/lab
 
 fuzz: setup
 	for p in $(PACKAGES); do \

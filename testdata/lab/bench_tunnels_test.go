@@ -1,0 +1,82 @@
+package lab
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// processesAtMost is for how many tunnels one process each is measured too: more don't fit into a machine's memory.
+const processesAtMost = 100
+
+// BenchmarkTunnels prints what it takes to start and to stop servers of many tunnels, each with an interface and a port
+// of its own, by one process and by one process each, as many are started by systemd at once.
+func BenchmarkTunnels(b *testing.B) {
+	onHost(b)
+	private, _ := keygen(b)
+	_, public := keygen(b)
+	var table strings.Builder
+	table.WriteString("| tunnels | start, s | stop, s | memory, MB | start with a process each, s | stop, s | memory, MB |\n|" + strings.Repeat("---:|", 7) + "\n")
+	for _, n := range []int{1, 10, 100, thousand} {
+		one := measureTunnels(b, n, func(dir string) [][]string {
+			return [][]string{{"--config", tomlFile(b, dir, "tunnels", tunnelsFile(n, private, public, "verb = 2")...)}}
+		})
+		fmt.Fprintf(&table, "| %d | %s |", n, one)
+		if n > processesAtMost {
+			table.WriteString(" – | – | – |\n")
+			continue
+		}
+		each := measureTunnels(b, n, func(string) (args [][]string) {
+			for i := range n {
+				args = append(args, []string{
+					"-s", "--backend", "bpf", "-n", fmt.Sprint(i), "--fou-dev", "s0", "-vv", "--reply-on-auth-ok",
+					"--auth-secret", "lab secret", "--auth-key-b64", private, "--auth-remote-pubkey-b64", public,
+				})
+			}
+			return args
+		})
+		fmt.Fprintf(&table, " %s |\n", each)
+	}
+	fmt.Printf("\n%s\n", &table)
+}
+
+type tunnelsCost struct {
+	start, stop time.Duration
+	memory      float64 // MB, of what processes share each has its part
+}
+
+func (c tunnelsCost) String() string {
+	return fmt.Sprintf("%.2f | %.2f | %.0f", c.start.Seconds(), c.stop.Seconds(), c.memory)
+}
+
+// measureTunnels starts a process for each list of arguments, all at once, until n tunnels wait for their peers.
+func measureTunnels(b *testing.B, n int, args func(dir string) [][]string) (cost tunnelsCost) {
+	b.Helper()
+	w, dir := newBenchWire(b), b.TempDir()
+	all := args(dir)
+	procs := make([]*followed, len(all))
+	started := time.Now()
+	for i, words := range all {
+		procs[i] = follow(b, filepath.Join(dir, fmt.Sprint(i)), w.srv, words...)
+	}
+	for _, p := range procs {
+		for range n / len(procs) {
+			p.wait(b, "waiting for an authentication")
+		}
+	}
+	cost.start = time.Since(started)
+	for _, p := range procs {
+		cost.memory += float64(inMemory(b, p.cmd.Process.Pid, "smaps_rollup", "\nPss:")) / 1e3
+	}
+	stopped := time.Now()
+	var running sync.WaitGroup
+	for _, p := range procs {
+		running.Go(p.stop)
+	}
+	running.Wait()
+	cost.stop = time.Since(stopped)
+	return cost
+}
