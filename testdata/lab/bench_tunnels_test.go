@@ -74,7 +74,11 @@ func measureTunnels(b *testing.B, n int, args func(dir string) [][]string) (cost
 	stopped := time.Now()
 	var running sync.WaitGroup
 	for _, p := range procs {
-		running.Go(p.stop)
+		running.Go(func() {
+			if err := p.stop(); err != nil {
+				b.Errorf("%s: %v", p.cmd, err)
+			}
+		})
 	}
 	running.Wait()
 	cost.stop = time.Since(stopped)
