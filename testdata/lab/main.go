@@ -187,5 +187,9 @@ func buildBinary(ctx context.Context) (string, error) {
 		os.RemoveAll(dir)
 		return "", fmt.Errorf("build ipipou: %w\n%s", err, out)
 	}
+	if err := buildWrapped(ctx, root, bin); err != nil {
+		os.RemoveAll(dir)
+		return "", err
+	}
 	return bin, nil
 }

@@ -78,8 +78,11 @@ func (ns *NS) TryInput(stdin string, argv ...string) (string, error) {
 // exec enters the namespace with ip, not with setns alone: it gives the command the namespace's /sys too.
 // ip itself needs none of that, and starts in half the time.
 func (ns *NS) exec(argv []string) []string {
-	if argv[0] == "ip" {
+	switch argv[0] {
+	case "ip":
 		return append([]string{"ip", "-n", ns.Name}, argv[1:]...)
+	case "nsenter": // with all of the host's but its network
+		return append([]string{"nsenter", "--net=/run/netns/" + ns.Name}, argv[1:]...)
 	}
 	return append([]string{"ip", "netns", "exec", ns.Name}, argv...)
 }
