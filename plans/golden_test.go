@@ -87,7 +87,7 @@ func show(b *strings.Builder, indent string, steps []Step) {
 			line("if", s.If.String())
 		}
 		if s.Absent != "" {
-			line("absent", s.Absent)
+			line("absent", strings.Join(s.Lines, " or ")+": "+s.Absent)
 		}
 		if s.Ask.Name != "" {
 			line("ask", s.Ask.Name+"="+s.Ask.Query.String())

@@ -143,8 +143,10 @@ type Step struct {
 	Passing bool
 	// MayFail marks a step whose failure changes nothing that matters.
 	MayFail bool
-	// Absent marks a look at something that must not exist: Do has to fail.
+	// Absent marks a look at something that must not exist: Do must print none of the
+	// Lines; * at the end of one stands for anything.
 	Absent string
+	Lines  []string
 	// Unless is a look at the host that makes the step needless if it succeeds; it
 	// may compare facts.
 	Unless Command
@@ -234,10 +236,15 @@ type Else struct {
 }
 
 // Confirms reports whether what Confirm printed has one of the lines.
-func (e Else) Confirms(stdout string) bool {
+func (e Else) Confirms(stdout string) bool { return prints(stdout, e.Lines) }
+
+// Finds reports whether what Do printed has what must not exist.
+func (s Step) Finds(stdout string) bool { return prints(stdout, s.Lines) }
+
+func prints(stdout string, lines []string) bool {
 	for line := range strings.Lines(stdout) {
 		line = strings.TrimSpace(line)
-		for _, want := range e.Lines {
+		for _, want := range lines {
 			head, open := strings.CutSuffix(want, "*")
 			if line == want || open && strings.HasPrefix(line, head) {
 				return true

@@ -158,7 +158,7 @@ func (s *script) steps(name string, steps []Step) {
 			continue
 		}
 		if st.Absent != "" {
-			s.line("\tabsent %s %s || fail %d", Quote(st.Absent), st.Do.line(), ExitCode(st.Do.Argv))
+			s.line("\tabsent %s %s %s || fail %d", Quote(st.Absent), Quote(strings.Join(st.Lines, "|")), st.Do.line(), ExitCode(st.Do.Argv))
 			continue
 		}
 		if st.Do.IsZero() {

@@ -52,12 +52,12 @@ quiet() { "$@" >/dev/null 2>&1; }
 # needed COMMAND...: it prints who still needs what would be undone.
 needed() { [ -n "$("$@" 2>/dev/null)" ]; }
 
-# absent WORDS COMMAND...: the command must not find what it looks for.
+# absent WORDS 'LINE|LINE...' COMMAND...: the command must not print what it looks for.
 absent() {
-	ERR=$1
-	shift
+	ERR=$1 unwanted=$2
+	shift 2
 	STEP=$*
-	! quiet "$@"
+	! prints "$unwanted" "$@"
 }
 
 # Known ways for a step to fail.

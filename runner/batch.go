@@ -96,13 +96,13 @@ func knownOf(n int, failed map[int]string, rest string, err error) int {
 	return known
 }
 
-// together are the first of the steps that one process can do: as many looks at what
-// must not be there, questions or changes as there are in a row. Their commands have
-// their values in.
+// together are the first of the steps that one process can do: as many questions or
+// changes as there are in a row. Their commands have their values in.
 func (r *Runner) together(steps []plans.Step, vars map[string]string) (some []plans.Step) {
 	var b batch
 	for _, s := range steps {
-		if len(some) > 0 && kind(s) != kind(some[0]) {
+		asks := func(s plans.Step) bool { return s.Ask.Name != "" }
+		if s.Absent != "" || len(some) > 0 && asks(s) != asks(some[0]) {
 			break
 		}
 		if s.TakeBack != "" || !s.If.IsZero() || !s.Unless.IsZero() || s.Key != "" && r.Journal.Pending(s.Key) != nil {
@@ -115,17 +115,6 @@ func (r *Runner) together(steps []plans.Step, vars map[string]string) (some []pl
 		some = append(some, s)
 	}
 	return some
-}
-
-// kind tells apart what can't be done by one process.
-func kind(s plans.Step) string {
-	switch {
-	case s.Absent != "":
-		return "absent"
-	case s.Ask.Name != "":
-		return "ask"
-	}
-	return "do"
 }
 
 func does(s plans.Step) plans.Command {
@@ -142,10 +131,7 @@ func (r *Runner) batch(steps []plans.Step, vars map[string]string) (done int, wa
 	for _, s := range steps {
 		b.add(does(s))
 	}
-	switch kind(steps[0]) {
-	case "absent":
-		return len(steps), nil, r.allAbsent(&b, steps)
-	case "ask":
+	if steps[0].Ask.Name != "" {
 		return len(steps), nil, r.askAll(&b, steps, vars)
 	}
 	ids, err := r.note(steps...)
@@ -194,23 +180,6 @@ func (r *Runner) endOf(steps []plans.Step, stderr string, err error) (at int, sa
 		}
 	}
 	return len(steps), stderr
-}
-
-// allAbsent looks for many things that must not exist.
-func (r *Runner) allAbsent(b *batch, steps []plans.Step) error {
-	_, stderr, err := r.Exec(b.command(true))
-	failed, rest := saidOf(stderr)
-	known := knownOf(len(steps), failed, rest, err)
-	for i, s := range steps {
-		_, absent := failed[i]
-		if i >= known {
-			absent = !r.holds(s.Do)
-		}
-		if !absent {
-			return &StepError{Command: s.Do, Err: errors.New(s.Absent)}
-		}
-	}
-	return nil
 }
 
 // askAll asks many questions. Each has one line for an answer, or they are asked one

@@ -133,11 +133,33 @@ func (r *Runner) steps(ctx context.Context, steps []plans.Step, vars map[string]
 // some does the first of the steps, or several by one process. It returns how many,
 // and the way on that the failure of the last of them opened, if any.
 func (r *Runner) some(steps []plans.Step, vars map[string]string) (done int, way *plans.Else, err error) {
+	if steps[0].Absent != "" {
+		return r.absent(steps)
+	}
 	if together := r.together(steps, vars); len(together) > 1 {
 		return r.batch(together, vars)
 	}
 	way, err = r.step(steps[0], vars)
 	return 1, way, err
+}
+
+// absent looks once for what as many of the first steps as look alike must not find.
+func (r *Runner) absent(steps []plans.Step) (done int, way *plans.Else, err error) {
+	look := steps[0].Do
+	stdout, stderr, err := r.Exec(look)
+	if err != nil {
+		return 0, nil, &StepError{Command: look, Stderr: stderr, Err: err}
+	}
+	for _, s := range steps {
+		if s.Absent == "" || !slices.Equal(s.Do.Argv, look.Argv) {
+			break
+		}
+		if s.Finds(stdout) {
+			return done, nil, &StepError{Command: look, Err: errors.New(s.Absent)}
+		}
+		done++
+	}
+	return done, nil, nil
 }
 
 // expand puts the values into all commands of a step.
@@ -170,11 +192,6 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 			return nil, &StepError{Command: s.Ask.Query, Err: err}
 		}
 		vars[s.Ask.Name] = value
-		return nil, nil
-	case s.Absent != "":
-		if r.holds(s.Do) {
-			return nil, &StepError{Command: s.Do, Err: errors.New(s.Absent)}
-		}
 		return nil, nil
 	case s.Key != "" && r.Journal.Pending(s.Key) != nil:
 		return nil, nil

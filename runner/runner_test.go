@@ -180,7 +180,7 @@ func TestKeysPassingAndTakeBack(t *testing.T) {
 	f := &fake{fail: map[string]string{"look": "no such thing"}}
 	r := newRunner(t, f)
 	first := plans.Plan{Steps: []plans.Step{
-		{Do: c("look"), Absent: "there is one"},
+		{Do: c("list"), Absent: "there is one", Lines: []string{"one *"}},
 		{Do: c("load"), Unless: c("loaded")},
 		{Do: c("never"), If: c("look")},
 		{Do: c("addr"), Undo: c("-addr"), Key: "addr"},
@@ -196,7 +196,7 @@ func TestKeysPassingAndTakeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff([]string{"look", "loaded", "look", "addr", "set", "-addr"}, f.ran); diff != "" {
+	if diff := cmp.Diff([]string{"list", "loaded", "look", "addr", "set", "-addr"}, f.ran); diff != "" {
 		t.Error(diff)
 	}
 	if left := r.Journal.Since(0); len(left) != 0 {

@@ -70,12 +70,12 @@ quiet() { "$@" >/dev/null 2>&1; }
 # needed COMMAND...: it prints who still needs what would be undone.
 needed() { [ -n "$("$@" 2>/dev/null)" ]; }
 
-# absent WORDS COMMAND...: the command must not find what it looks for.
+# absent WORDS 'LINE|LINE...' COMMAND...: the command must not print what it looks for.
 absent() {
-	ERR=$1
-	shift
+	ERR=$1 unwanted=$2
+	shift 2
 	STEP=$*
-	! quiet "$@"
+	! prints "$unwanted" "$@"
 }
 
 # Known ways for a step to fail.
@@ -824,7 +824,7 @@ remember() {
 
 up() {
 	# somebody else's interface of this name is never touched
-	absent 'interface ipipou0 exists already' ip link show dev ipipou0 || fail 52
+	absent 'interface ipipou0 exists already' 'ipipou0 *|ipipou0@*' ip -br link show || fail 52
 	# the kernel's TUN devices
 	quiet test -c /dev/net/tun ||
 		try '' modprobe tun || fail 10

@@ -69,12 +69,12 @@ quiet() { "$@" >/dev/null 2>&1; }
 # needed COMMAND...: it prints who still needs what would be undone.
 needed() { [ -n "$("$@" 2>/dev/null)" ]; }
 
-# absent WORDS COMMAND...: the command must not find what it looks for.
+# absent WORDS 'LINE|LINE...' COMMAND...: the command must not print what it looks for.
 absent() {
-	ERR=$1
-	shift
+	ERR=$1 unwanted=$2
+	shift 2
 	STEP=$*
-	! quiet "$@"
+	! prints "$unwanted" "$@"
 }
 
 # Known ways for a step to fail.
@@ -713,7 +713,7 @@ up() {
 	quiet test -d /sys/module/ipip ||
 		try '' modprobe ipip || fail 10
 	# somebody else's interface of this name is never touched
-	absent 'interface ipipou0 exists already' ip link show dev ipipou0 || fail 52
+	absent 'interface ipipou0 exists already' 'ipipou0 *|ipipou0@*' ip -br link show || fail 52
 	# ipipou0: the tunnel to the server
 	try undo_up_4 ip link add name ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev c0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
