@@ -480,13 +480,15 @@ func (s *Server) accept(a accepted) {
 	t := s.tunnels[a.tunnel]
 	s.log.Info(fmt.Sprintf("%s: %s authenticated by %s", t.Name, a.peer, t.Auth.scheme()))
 
-	// First of all, so that it is not accepted a second time whatever happens.
-	if id, st := s.checker.state(a.tunnel); s.store != nil && id != "" {
-		if err := s.store.Save(id, st); err != nil {
-			s.folds.warn(warning{"%s: %s authenticated, but not remembered over a restart: %v", t.Name, a.peer, err})
-		}
+	// A disk takes longer than a bind. This process doesn't accept it twice, and a
+	// next one finds it kept, unless we are killed in these very milliseconds.
+	kept := make(chan error, 1)
+	go func() { kept <- s.keep(a.tunnel) }()
+	failed := s.bind(a.tunnel, a.peer)
+	if err := <-kept; err != nil {
+		s.folds.warn(warning{"%s: %s authenticated, but not remembered over a restart: %v", t.Name, a.peer, err})
 	}
-	if s.bind(a.tunnel, a.peer) != nil {
+	if failed != nil {
 		return
 	}
 	s.checker.moved(s.endpointOf(t), a.tunnel, a.peer)
@@ -497,6 +499,15 @@ func (s *Server) accept(a accepted) {
 	if t.replies() && !t.Inner.looks(a.payload) {
 		s.reply(t, a)
 	}
+}
+
+// keep stores what was accepted of a tunnel's key.
+func (s *Server) keep(tunnel int) error {
+	id, st := s.checker.state(tunnel)
+	if s.store == nil || id == "" {
+		return nil
+	}
+	return s.store.Save(id, st)
 }
 
 func (s *Server) reply(t ServerTunnel, a accepted) {

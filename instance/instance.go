@@ -176,6 +176,16 @@ func local(t plans.Tunnel, vars map[string]string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ip, t.FOUPort), nil
 }
 
+// closeAll closes the clients' sockets, all at once: the kernel waits some
+// milliseconds for each (synchronize_net in packet_release, net/packet/af_packet.c).
+func closeAll(clients []*client) {
+	var closing sync.WaitGroup
+	for _, c := range clients {
+		closing.Go(func() { c.auth.Close() })
+	}
+	closing.Wait()
+}
+
 // serve runs the servers and clients until ctx ends or one of them fails.
 func (in *Instance) serve(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
@@ -187,6 +197,7 @@ func (in *Instance) serve(ctx context.Context) error {
 	var listening *server
 	watched := map[string]bool{} // interfaces of server tunnels
 	now := in.anew()
+	defer func() { closeAll(clients) }()
 	for _, t := range in.Config.Tunnels {
 		switch t.Role {
 		case plans.Server:
@@ -206,7 +217,6 @@ func (in *Instance) serve(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			defer c.auth.Close()
 			clients = append(clients, c)
 			movers = append(movers, c.mover)
 			parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })

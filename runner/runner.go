@@ -302,7 +302,7 @@ func (r *Runner) takeBack(s plans.Step) error {
 		return nil
 	}
 	if err := r.undo([]Entry{*e}, s.MayFail); err != nil && !s.MayFail {
-		return err
+		return &StepError{Command: e.Undo, Err: err}
 	}
 	return nil
 }

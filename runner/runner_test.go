@@ -202,9 +202,19 @@ func TestKeysPassingAndTakeBack(t *testing.T) {
 	if left := r.Journal.Since(0); len(left) != 0 {
 		t.Errorf("left in the journal: %v", left)
 	}
-	delete(f.fail, "look")
-	if _, err := r.Run(t.Context(), first, nil); err == nil || err.Error() != "look: there is one" {
+	f.out = map[string]string{"list": "two\none of them\n"}
+	if _, err := r.Run(t.Context(), first, nil); err == nil || err.Error() != "list: there is one" {
 		t.Errorf("error %v", err)
+	}
+	// What can't be taken back ends its plan, and is named.
+	f.fail["-addr"] = "busy"
+	back := plans.Plan{Steps: []plans.Step{second.Steps[0], second.Steps[1]}}
+	if _, err := r.Run(t.Context(), back, nil); err == nil || !strings.HasPrefix(err.Error(), "-addr: clean-up failed") {
+		t.Errorf("error %v", err)
+	}
+	delete(f.fail, "-addr")
+	if err := r.Undo(); err != nil {
+		t.Error(err)
 	}
 }
 
