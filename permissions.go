@@ -27,6 +27,6 @@ func warnOpen(log *slog.Logger, s plans.Source) {
 	}
 	// A group may have been let in on purpose; others may not.
 	if s.Secret && mode&0o007 != 0 {
-		log.Warn(fmt.Sprintf("%s holds a secret and is open to everybody (mode %04o): chmod 600 %[1]s", s.Path, mode))
+		log.Error(fmt.Sprintf("%s holds a secret and is open to everybody (mode %04o): chmod 600 %[1]s", s.Path, mode))
 	}
 }
