@@ -30,5 +30,11 @@ fi
 exec 3>"$out"
 printf '%s boot\n' "$(cat "$1/mark")" >&3
 sh "$1/command" >&3 2>&3 </dev/null 3>&-
-printf '%s exit %d\n' "$(cat "$1/mark")" "$?" >&3
+code=$?
+# Killed, and nobody knows by whom: the kernel may, for want of memory.
+if [ "$code" = 137 ]; then
+  busybox dmesg | tail -n 30 >&3
+  busybox free -m >&3
+fi
+printf '%s exit %d\n' "$(cat "$1/mark")" "$code" >&3
 busybox poweroff -f
