@@ -20,6 +20,10 @@ const batchLen = 128
 // thousand processes take seconds, one with a thousand lines a fraction of one.
 var batchers = []string{"ip", "tc"}
 
+// shareable are the options that commands of one process can have in common. Others
+// take a word of their own (-n NETNS), or would be a second -batch.
+var shareable = []string{"-4", "-6", "-o", "-br"}
+
 // A batch is commands for one process.
 type batch struct {
 	program string
@@ -49,7 +53,13 @@ func batchable(c plans.Command) (options, words []string, ok bool) {
 	}
 	words = c.Argv[1:]
 	for len(words) > 0 && strings.HasPrefix(words[0], "-") {
+		if !slices.Contains(shareable, words[0]) {
+			return nil, nil, false
+		}
 		options, words = append(options, words[0]), words[1:]
+	}
+	if len(words) > 1 && strings.HasPrefix("exec", words[1]) {
+		return nil, nil, false // of netns and vrf: what it starts would read our lines
 	}
 	// A batch has quotes, comments and continued lines of its own.
 	special := func(w string) bool { return w == "" || strings.ContainsAny(w, " \t\n\"'\\#") }

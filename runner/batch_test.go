@@ -197,3 +197,23 @@ func TestBatchOfLooks(t *testing.T) {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
+
+// What the operator's own commands may look like is run as he wrote it.
+func TestBatchTakesNoStrangeOptions(t *testing.T) {
+	lines := []string{
+		"ip -n blue link set lo up", "ip -n blue route add default dev lo", "tc -n blue qdisc add dev lo clsact", "tc -n blue qdisc show",
+		"ip -batch one", "ip -batch two", "ip netns exec blue cat", "ip net e blue cat", "ip vrf exec red cat", "ip vrf exec red cat",
+	}
+	f := &fake{}
+	r := newRunner(t, f)
+	var p plans.Plan
+	for _, l := range lines {
+		p.Steps = append(p.Steps, step(l, ""))
+	}
+	if _, err := r.Run(context.Background(), p, map[string]string{}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(lines, f.ran); diff != "" || f.batches != 0 {
+		t.Errorf("%d batches; ran (- want, + got):\n%s", f.batches, diff)
+	}
+}
