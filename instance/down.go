@@ -45,6 +45,7 @@ func Down(name string, log *slog.Logger, echo func(plans.Command)) (done string,
 		return "", err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
+	in.damaged(journal)
 	left := len(journal.Since(0))
 	if left > 0 {
 		if err := privileged(unix.CAP_NET_ADMIN); err != nil {

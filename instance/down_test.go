@@ -88,3 +88,24 @@ func TestDownTrustsNoOpenDirectory(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What can't be read of a dead instance's journal is named here too: the next start finds nothing any more.
+func TestDownNamesDamage(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("IPIPOU_RUN_DIR", dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	line := `00000000 {"id":1,"undo":{"argv":["ip","link","del","dev","office"]}}` + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "office.journal"), []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	_, err := Down("office", NewLog(&said, 0, false, false), func(c plans.Command) { t.Errorf("ran %s", c) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said.String(), `damaged, so this is not undone`) || !strings.Contains(said.String(), `"ip link del dev office"`) {
+		t.Errorf("it said %q", said.String())
+	}
+}
