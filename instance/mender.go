@@ -13,6 +13,7 @@ import (
 
 	"ipipou/authd"
 	"ipipou/plans"
+	"ipipou/runner"
 )
 
 const (
@@ -41,7 +42,8 @@ type mender struct {
 
 type guard struct {
 	plans.Guard
-	was string // what its look printed
+	was  string // what its look printed
+	owed bool   // it is there again, but not yet all who are bound are let in
 }
 
 func newMender(in *Instance, s *server, movers []*mover, now *moment) *mender {
@@ -57,7 +59,7 @@ func newMender(in *Instance, s *server, movers []*mover, now *moment) *mender {
 			in.Log.Warn(fmt.Sprintf("%s can't be watched: %v", g.What, err))
 			continue
 		}
-		m.guards = append(m.guards, &guard{g, was})
+		m.guards = append(m.guards, &guard{Guard: g, was: was})
 	}
 	for _, t := range in.Config.Tunnels {
 		if t.Role == plans.Server && t.Backend != plans.BPF {
@@ -113,7 +115,10 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 		}
 	}
 	for _, g := range m.guards {
-		if !m.intact(g) {
+		there, err := m.intact(g)
+		if err != nil {
+			whole = false
+		} else if !there || g.owed {
 			put(g.What, func(ctx context.Context) error { return m.restore(ctx, g) })
 		}
 	}
@@ -164,15 +169,15 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 	return whole, mended
 }
 
-// mend puts one thing back and says so; what fails is said once.
+// mend puts one thing back and says so; what fails is said once. It is not left half-way
+// when ctx ends: its undos follow, and would not find what they undo.
 func (m *mender) mend(ctx context.Context, what string, back func(context.Context) error) bool {
-	if time.Since(m.last[what]) < retryMend {
+	if ctx.Err() != nil || time.Since(m.last[what]) < retryMend {
 		return false
 	}
 	m.last[what] = time.Now()
-	err := back(ctx)
+	err := back(context.WithoutCancel(ctx))
 	switch {
-	case ctx.Err() != nil:
 	case err == nil:
 		delete(m.told, what)
 		m.in.Log.Warn(what + " was gone: put back")
@@ -191,16 +196,27 @@ func (m *mender) look(c plans.Command) (string, error) {
 	return m.in.run.Look(c)
 }
 
-func (m *mender) intact(g *guard) bool {
+// intact reports whether a guarded thing is what it was. The error says that the host was
+// too busy to tell: to make a gate anew shuts it for a moment to all.
+func (m *mender) intact(g *guard) (there bool, err error) {
 	now, err := m.look(g.Look)
-	return err == nil && g.Same(g.was, now)
+	if errors.Is(err, runner.ErrTimeout) {
+		return false, err
+	}
+	return err == nil && g.Same(g.was, now), nil
 }
 
 // restore makes a table or a filter anew, and lets those in again who are bound.
 func (m *mender) restore(ctx context.Context, g *guard) error {
-	if _, err := m.in.run.Run(ctx, g.Mend, m.in.values()); err != nil {
+	// It may have come back meanwhile, with a tunnel that moved to another interface.
+	there, err := m.intact(g)
+	if err == nil && !there {
+		_, err = m.in.run.Run(ctx, g.Mend, m.in.values())
+	}
+	if err != nil {
 		return err
 	}
+	g.owed = true
 	if g.Gate && m.server != nil {
 		var errs []error
 		for i, b := range m.server.bindings() {
@@ -214,16 +230,21 @@ func (m *mender) restore(ctx context.Context, g *guard) error {
 	}
 	// It may be listed in other words, if others have a hand in it.
 	was, err := m.look(g.Look)
-	g.was = was
+	if err == nil {
+		g.was, g.owed = was, false
+	}
 	return err
 }
 
 // remake makes a TUN device of BPF tunnels anew.
 func (m *mender) remake(ctx context.Context, dev string) error {
-	vars := m.in.values()
+	before := m.in.values()
+	vars := maps.Clone(before)
 	if _, err := m.in.run.Run(ctx, m.in.Config.Remake(dev), vars); err != nil {
 		return err
 	}
+	// The rest may have been learned anew meanwhile, by a tunnel that moved.
+	maps.DeleteFunc(vars, func(name, value string) bool { return before[name] == value })
 	m.in.learn(vars)
 	if m.server == nil {
 		return nil
