@@ -251,6 +251,7 @@ func (in *Instance) serve(ctx context.Context) error {
 	}
 	running.Go(func() { in.triggers(ctx, clients, movers, fail) })
 	running.Wait()
+	mends.names.check(in.Config.Tunnels)
 	var own *Error
 	if errors.As(context.Cause(ctx), &own) {
 		return own

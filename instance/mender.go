@@ -33,7 +33,8 @@ type mender struct {
 	server *server  // nil without
 	movers []*mover // of clients and static tunnels
 	guards []*guard
-	outer  map[string]int    // index of servers' outer interfaces
+	outer  map[string]int // index of servers' outer interfaces
+	names  names
 	told   map[string]string // what could not be put back, and why
 	last   map[string]time.Time
 
@@ -47,12 +48,13 @@ type guard struct {
 }
 
 func newMender(in *Instance, s *server, movers []*mover, now *moment) *mender {
-	m := &mender{in: in, server: s, outer: map[string]int{}, told: map[string]string{}, last: map[string]time.Time{}}
+	m := &mender{in: in, server: s, outer: map[string]int{}, names: names{in, map[string]int{}, map[string]bool{}}, told: map[string]string{}, last: map[string]time.Time{}}
 	for _, mv := range movers {
 		if mv.tunnel.Role != plans.Server {
 			m.movers = append(m.movers, mv)
 		}
 	}
+	m.names.check(in.Config.Tunnels)
 	for _, g := range in.Config.Guards() {
 		was, err := m.look(g.Look)
 		if err != nil {
@@ -128,14 +130,14 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 	}
 	seen := map[string]bool{}
 	for _, t := range m.in.Config.Tunnels {
-		if t.Backend == plans.BPF && !links[t.Dev] && !seen[t.Dev] {
+		if t.Backend == plans.BPF && m.names.free(t, links) && !seen[t.Dev] {
 			seen[t.Dev] = true
-			put("the interface "+t.Dev, func(ctx context.Context) error { return m.remake(ctx, t.Dev) })
+			put("the interface "+t.Dev, m.names.retaken(t, func(ctx context.Context) error { return m.remake(ctx, t.Dev) }))
 		}
 	}
 	for _, mv := range m.movers {
-		if mv.tunnel.Backend != plans.BPF && !links[mv.tunnel.Dev] {
-			put("the interface "+mv.tunnel.Dev, mv.relink)
+		if mv.tunnel.Backend != plans.BPF && m.names.free(mv.tunnel, links) {
+			put("the interface "+mv.tunnel.Dev, m.names.retaken(mv.tunnel, mv.relink))
 		}
 	}
 	if m.server == nil {
@@ -157,8 +159,9 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 			continue
 		}
 		// Both lists may be from before it was bound there.
-		if !links[b.tunnel.Dev] && m.server.lacks(i, func(b binding) bool { return index(b.tunnel.Dev) == 0 }) {
-			put("the interface "+b.tunnel.Dev, func(ctx context.Context) error { return m.server.redo(ctx, i, plans.Tunnel.Relink) })
+		if m.names.free(b.tunnel, links) && m.server.lacks(i, func(b binding) bool { return index(b.tunnel.Dev) == 0 }) {
+			relink := func(ctx context.Context) error { return m.server.redo(ctx, i, plans.Tunnel.Relink) }
+			put("the interface "+b.tunnel.Dev, m.names.retaken(b.tunnel, relink))
 		}
 		if b.alt() && !addrs[b.local] && m.server.lacks(i, func(b binding) bool { return b.alt() && !here(b.local) }) {
 			put("the alternate local address "+b.local.String(), func(ctx context.Context) error {
@@ -258,15 +261,15 @@ func (m *mender) remake(ctx context.Context, dev string) error {
 	return errors.Join(errs...)
 }
 
-// present are this host's interfaces and their addresses.
-func present() (links map[string]bool, addrs map[netip.Addr]bool, err error) {
-	links, addrs = map[string]bool{}, map[netip.Addr]bool{}
+// present are the indexes of this host's interfaces, and their addresses.
+func present() (links map[string]int, addrs map[netip.Addr]bool, err error) {
+	links, addrs = map[string]int{}, map[netip.Addr]bool{}
 	devices, err := net.Interfaces()
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, d := range devices {
-		links[d.Name] = true
+		links[d.Name] = d.Index
 	}
 	all, err := net.InterfaceAddrs()
 	for _, a := range all {

@@ -137,6 +137,10 @@ func (t Tunnel) anew(s Step) Step {
 	return s
 }
 
+// Own is the plan that notes nothing but that the tunnel's interface is ours, to be
+// deleted in the end.
+func (t Tunnel) Own() Plan { return Plan{Name: "own", Steps: []Step{{Undo: t.linkDel()}}} }
+
 // Retake is the plan that puts the alternate local address back.
 func (t Tunnel) Retake() Plan { return Plan{Name: "mend", Steps: noted(t.alternate()[:1])} }
 

@@ -323,6 +323,20 @@ func (r *Runner) Recover() error {
 	return r.undo(r.Journal.Since(0), true)
 }
 
+// Forget drops the pending undos of a plan's steps without running them: what they
+// would undo is somebody else's by now.
+func (r *Runner) Forget(p plans.Plan) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []int
+	for _, e := range r.Journal.Since(0) {
+		if slices.ContainsFunc(p.Steps, func(s plans.Step) bool { return s.Undo.String() == e.Undo.String() }) {
+			ids = append(ids, e.ID)
+		}
+	}
+	return r.Journal.Drop(ids...)
+}
+
 func (r *Runner) undo(entries []Entry, tolerant bool) error {
 	failed, all := 0, len(entries)
 	for len(entries) > 0 {

@@ -435,3 +435,20 @@ func TestUndoNeededByWhatFailed(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestForget(t *testing.T) {
+	f := &fake{}
+	r := newRunner(t, f)
+	if _, err := r.Run(context.Background(), plans.Plan{Steps: []plans.Step{step("a", "a back"), step("b", "b back")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Forget(plans.Plan{Steps: []plans.Step{step("", "a back"), step("c", "")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a", "b", "b back"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -170,3 +170,31 @@ func TestBPFMends(t *testing.T) {
 		outerMadeAnew(t, newHub(t), "ipipou0: the outer interface was made anew, tunnel moved")
 	})
 }
+
+// Somebody deletes the tunnel's interface and makes his own of that name: it is his, until he takes it away, and in the end.
+func TestBPFNameTakenByOthers(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	args := []string{"--static", "--backend", "bpf", "--encap", "fou", "--fou-dev", "a0", "--fou-remote", "192.0.2.2", "--tunl-ip", "10.9.0.1/30"}
+	take := func(p *Proc) {
+		t.Helper()
+		n := p.Len()
+		w.a.batch(t, "link del ipipou0", "link add ipipou0 type bridge")
+		p.WaitLogFrom(t, n, `ERROR the interface ipipou0 was deleted, and somebody has made another one of that name`, commandTimeout)
+	}
+	before := snapshots(t, w.a)
+	p := static(t, w.dir, end{w.a, args})[0]
+	take(p)
+	n := p.Len()
+	w.a.batch(t, "link del ipipou0")
+	p.WaitLogFrom(t, n, `WARN the interface ipipou0 was gone: put back`, commandTimeout)
+	stop(t, p)
+	sameStates(t, "after it was given back", w.dir, before)
+
+	p = static(t, w.dir, end{w.a, args})[0]
+	take(p)
+	stop(t, p)
+	w.a.Run(t, "test", "-d", "/sys/class/net/ipipou0/bridge")
+	w.a.batch(t, "link del ipipou0")
+	sameStates(t, "after it was taken", w.dir, before)
+}
