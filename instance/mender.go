@@ -203,7 +203,7 @@ func (m *mender) look(c plans.Command) (string, error) {
 // too busy to tell: to make a gate anew shuts it for a moment to all.
 func (m *mender) intact(g *guard) (there bool, err error) {
 	now, err := m.look(g.Look)
-	if errors.Is(err, runner.ErrTimeout) {
+	if errors.Is(err, runner.ErrKilled) {
 		return false, err
 	}
 	return err == nil && g.Same(g.was, now), nil

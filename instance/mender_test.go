@@ -30,7 +30,7 @@ func (g *gated) exec(c plans.Command) (stdout, stderr string, err error) {
 	no := func(said string) (string, string, error) { return "", said, errors.New("exit status 1") }
 	switch {
 	case strings.HasPrefix(line, "nft -s -t list table") && g.busy:
-		return "", "", fmt.Errorf("%w after 10s", runner.ErrTimeout)
+		return "", "", fmt.Errorf("%w after 10s", runner.ErrKilled)
 	case strings.HasPrefix(line, "nft -s -t list table") && !g.table:
 		return no("Error: No such file or directory")
 	case strings.HasPrefix(c.Stdin, "add table"):

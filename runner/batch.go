@@ -96,7 +96,7 @@ func saidOf(stderr string) (failed map[int]string, rest string) {
 // how they ended: a program that was killed, or gave up, has not said anything of
 // those after the last that it named.
 func knownOf(n int, failed map[int]string, rest string, err error) int {
-	if err == nil || len(failed) > 0 && rest == "" && !errors.Is(err, ErrTimeout) {
+	if err == nil || len(failed) > 0 && rest == "" && !errors.Is(err, ErrKilled) {
 		return n
 	}
 	known := 0
@@ -178,7 +178,7 @@ func (r *Runner) endOf(steps []plans.Step, stderr string, err error) (at int, sa
 			return i, said
 		}
 	}
-	if errors.Is(err, ErrTimeout) {
+	if errors.Is(err, ErrKilled) {
 		return len(steps), stderr
 	}
 	// The program takes some errors for the operator's and ends without telling the

@@ -148,7 +148,7 @@ func TestBatchTimeout(t *testing.T) {
 	r := newRunner(t, f)
 	r.Exec = func(c plans.Command) (string, string, error) {
 		if c.Argv[1] == "-batch" {
-			return "", "", fmt.Errorf("%w after 10s", ErrTimeout)
+			return "", "", fmt.Errorf("%w after 10s", ErrKilled)
 		}
 		return f.exec(c)
 	}

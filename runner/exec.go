@@ -84,15 +84,20 @@ func Command(limit time.Duration) Exec {
 		if errors.Is(err, exec.ErrWaitDelay) {
 			err = nil // it ended well, and left a child that holds its output
 		}
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w after %s", ErrTimeout, limit)
+		var exit *exec.ExitError
+		switch {
+		case ctx.Err() != nil:
+			err = fmt.Errorf("%w after %s", ErrKilled, limit)
+		case errors.As(err, &exit) && !exit.Exited():
+			err = fmt.Errorf("%w (%w)", ErrKilled, err)
 		}
 		return stdout.String(), stderr.String(), err
 	}
 }
 
-// ErrTimeout is in the error of a command that took longer than it may.
-var ErrTimeout = errors.New("killed")
+// ErrKilled is in the error of a command that took longer than it may, or that a signal
+// ended (the kernel's, when memory is short): it may have done its work, or a part.
+var ErrKilled = errors.New("killed")
 
 // ErrInterrupted is the cause of a plan's failure when its context ended
 // between two steps.
@@ -113,7 +118,7 @@ func (e *StepError) Error() string {
 	switch {
 	case said == "":
 		said = e.Err.Error()
-	case errors.Is(e.Err, ErrTimeout):
+	case errors.Is(e.Err, ErrKilled):
 		said = e.Err.Error() + ": " + said
 	}
 	command := strings.Join(e.Command.Argv, " ")

@@ -31,8 +31,12 @@ func TestCommand(t *testing.T) {
 		t.Errorf("%q %v", stderr, err)
 	}
 	_, _, err = Command(50 * time.Millisecond)(c("sleep 60"))
-	if !errors.Is(err, ErrTimeout) {
-		t.Errorf("error %v, want ErrTimeout", err)
+	if !errors.Is(err, ErrKilled) {
+		t.Errorf("error %v, want ErrKilled", err)
+	}
+	_, _, err = run(plans.Command{Argv: []string{"sh", "-c", "kill -9 $$"}})
+	if !errors.Is(err, ErrKilled) {
+		t.Errorf("error %v, want ErrKilled", err)
 	}
 	_, _, err = run(c("no-such-program"))
 	if err == nil {

@@ -101,7 +101,7 @@ func (r *Runner) Run(ctx context.Context, p plans.Plan, vars map[string]string) 
 	took, err = r.steps(ctx, p.Steps, vars)
 	if err != nil {
 		// What was killed may not have been done.
-		return nil, errors.Join(err, r.undo(r.Journal.Since(mark), errors.Is(err, ErrTimeout)))
+		return nil, errors.Join(err, r.undo(r.Journal.Since(mark), errors.Is(err, ErrKilled)))
 	}
 	return took, r.Journal.Keep(mark)
 }
@@ -237,7 +237,7 @@ func (r *Runner) note(steps ...plans.Step) (ids []int, err error) {
 func (r *Runner) failed(s plans.Step, id int, stderr string, err error, vars map[string]string) (*plans.Else, error) {
 	// A command that was killed may have done its work: its undo stays. One
 	// that said no has done nothing.
-	if id != 0 && !errors.Is(err, ErrTimeout) {
+	if id != 0 && !errors.Is(err, ErrKilled) {
 		if err := r.Journal.Drop(id); err != nil {
 			return nil, &StepError{Command: s.Do, Err: err}
 		}

@@ -314,11 +314,11 @@ func TestTimeoutIsUndone(t *testing.T) {
 	r.Exec = func(cmd plans.Command) (string, string, error) {
 		f.ran = append(f.ran, cmd.Argv[0])
 		if cmd.Argv[0] == "a" {
-			return "", "", ErrTimeout
+			return "", "", ErrKilled
 		}
 		return "", "", nil
 	}
-	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{step("a", "-a")}}, nil); !errors.Is(err, ErrTimeout) {
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{step("a", "-a")}}, nil); !errors.Is(err, ErrKilled) {
 		t.Error(err)
 	}
 	if diff := cmp.Diff([]string{"a", "-a"}, f.ran); diff != "" {
