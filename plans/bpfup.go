@@ -224,7 +224,9 @@ func (t Tunnel) attach() []Step {
 			UndoUnless: []Command{
 				cmd("tc", "filter", "show", "dev", dev, "ingress"), cmd("tc", "filter", "show", "dev", dev, "egress"),
 			},
-			Key: "clsact_" + lead,
+			Key:   "clsact_" + lead,
+			Taken: cmd("tc", "qdisc", "show", "dev", dev),
+			Lines: []string{"qdisc clsact *"},
 			Else: []Else{{
 				When: Exists,
 				Say:  dev + " has a queueing discipline for filters already: it is used, and will stay",

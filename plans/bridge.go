@@ -1,5 +1,7 @@
 package plans
 
+import "net/netip"
+
 // bridging makes the bridge for a network behind this end. One that is there
 // already is somebody else's: it is used, and stays.
 func (t Tunnel) bridging() []Step {
@@ -11,6 +13,8 @@ func (t Tunnel) bridging() []Step {
 		Comment: "bridge for the network behind this end",
 		Do:      cmd("ip", "link", "add", "name", name, "type", "bridge"),
 		Undo:    cmd("ip", "link", "del", "dev", name),
+		Taken:   cmd("ip", "-br", "link", "show"),
+		Lines:   []string{name + " *", name + "@*"},
 		Else: []Else{{
 			When: Exists,
 			Say:  "the bridge " + name + " exists already: it is used, and will stay",
@@ -30,8 +34,10 @@ func (t Tunnel) bridging() []Step {
 			words = append(words, "nodad")
 		}
 		steps = append(steps, Step{
-			Do:   cmd(words...),
-			Undo: cmd("ip", "address", "del", a.String(), "dev", name),
+			Do:    cmd(words...),
+			Undo:  cmd("ip", "address", "del", a.String(), "dev", name),
+			Taken: cmd("ip", "-o", "address", "show", "to", netip.PrefixFrom(a.Addr(), a.Addr().BitLen()).String()),
+			Lines: []string{"*"},
 			Else: []Else{{
 				When: Exists,
 				Say:  name + " has the address " + a.String() + " already: it is used, and will stay",

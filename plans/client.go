@@ -43,6 +43,8 @@ func (t Tunnel) listenTo() Step {
 		Do:      t.onOuter(t.fou("add", append(append(t.inside(), "local", t.localIP()), peer...)...).Argv...),
 		Undo:    t.onOuter(t.fou("del", append([]string{"local", t.localIP()}, peer...)...).Argv...),
 		Key:     t.key("listener"),
+		Taken:   cmd("ip", "fou", "show"),
+		Lines:   t.inTheWay(t.localIP()),
 		Else: []Else{
 			t.listening(t.localIP(), strings.Join(peer, " ")),
 			t.plainListener("listener", "this kernel or iproute2 can't bind a FOU listener to one peer: the listener is open to all senders"),

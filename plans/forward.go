@@ -62,6 +62,8 @@ func (c Config) forwarding() []Step {
 		Do:      nft(b...),
 		Undo:    cmd("nft", "delete", "table", "inet", name),
 		Key:     "forwarding",
+		Taken:   cmd("nft", "list", "tables"),
+		Lines:   []string{"table inet " + name},
 	}}
 	for _, f := range c.families() {
 		steps = append(steps, c.router(name, f)...)

@@ -75,6 +75,8 @@ func (c Config) gate() []Step {
 		Do:      nft(b...),
 		Undo:    cmd("nft", "delete", "table", "ip", table),
 		Key:     "gate",
+		Taken:   cmd("nft", "list", "tables"),
+		Lines:   []string{"table ip " + table},
 	}, c.untracked(table)}
 }
 

@@ -86,6 +86,9 @@ func show(b *strings.Builder, indent string, steps []Step) {
 		if !s.If.IsZero() {
 			line("if", s.If.String())
 		}
+		if !s.Taken.IsZero() {
+			line("taken", strings.Join(s.Lines, " or ")+" in "+s.Taken.String())
+		}
 		if s.Absent != "" {
 			line("absent", strings.Join(s.Lines, " or ")+": "+s.Absent)
 		}

@@ -34,6 +34,8 @@ func (t Tunnel) listen(local, key string) Step {
 		Do:      t.onOuter(t.fou("add", append(t.inside(), "local", local)...).Argv...),
 		Undo:    t.onOuter(t.fou("del", "local", local).Argv...),
 		Key:     t.key(key),
+		Taken:   cmd("ip", "fou", "show"),
+		Lines:   t.inTheWay(local),
 		Else: []Else{
 			t.listening(local, ""),
 			t.plainListener(key, "this kernel or iproute2 can't bind a FOU listener to one address: the listener is on all"),
@@ -43,10 +45,8 @@ func (t Tunnel) listen(local, key string) Step {
 
 func (e Encap) port() string { return map[Encap]string{FOU: "FOU port", GUE: "GUE port"}[e] }
 
-// listening accepts a FOU listener that is there already, if it takes packets
-// to that address from everybody, or just from our peer. Whatever else holds
-// the port is an error. peer is in the words of `ip fou show`, "" for none.
-func (t Tunnel) listening(local, peer string) Else {
+// listens is a FOU listener as `ip fou show` has it, on all local addresses.
+func (t Tunnel) listens() string {
 	all := "port " + t.port()
 	for _, w := range t.inside() {
 		all += " " + w
@@ -54,6 +54,20 @@ func (t Tunnel) listening(local, peer string) Else {
 	if t.how().outer6 {
 		all += " -6"
 	}
+	return all
+}
+
+// inTheWay are listeners beside which there is no room for one at that address.
+func (t Tunnel) inTheWay(local string) []string {
+	at := t.listens() + " local " + local
+	return []string{t.listens(), at, at + " *"}
+}
+
+// listening accepts a FOU listener that is there already, if it takes packets
+// to that address from everybody, or just from our peer. Whatever else holds
+// the port is an error. peer is in the words of `ip fou show`, "" for none.
+func (t Tunnel) listening(local, peer string) Else {
+	all := t.listens()
 	lines := []string{all, all + " local " + local, all + " local " + local + " dev *"}
 	if peer != "" {
 		lines = append(lines, all+" local "+local+" "+peer, all+" local "+local+" "+peer+" *")

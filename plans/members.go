@@ -37,6 +37,8 @@ func (c Config) members() []Step {
 		Do:      nft(b...),
 		Undo:    cmd("nft", "delete", "table", "ip", c.membersTable()),
 		Key:     "members",
+		Taken:   cmd("nft", "list", "tables"),
+		Lines:   []string{"table ip " + c.membersTable()},
 	}}
 }
 

@@ -85,6 +85,7 @@ func noted(steps []Step) []Step {
 	out := slices.Clone(steps)
 	for i := range out {
 		out[i].Undo, out[i].UndoIf, out[i].UndoUnless, out[i].Key = Command{}, Command{}, nil, ""
+		out[i].Taken, out[i].Lines = Command{}, nil
 	}
 	return out
 }

@@ -147,6 +147,10 @@ type Step struct {
 	// Lines; * at the end of one stands for anything.
 	Absent string
 	Lines  []string
+	// Taken is a look that prints one of the Lines if what Do makes may be there
+	// already, somebody else's. Then the undo is noted after Do has made it: who is
+	// killed before must not find it among what was his.
+	Taken Command
 	// Unless is a look at the host that makes the step needless if it succeeds; it
 	// may compare facts.
 	Unless Command
@@ -238,7 +242,7 @@ type Else struct {
 // Confirms reports whether what Confirm printed has one of the lines.
 func (e Else) Confirms(stdout string) bool { return prints(stdout, e.Lines) }
 
-// Finds reports whether what Do printed has what must not exist.
+// Finds reports whether what Do or Taken printed has one of the lines.
 func (s Step) Finds(stdout string) bool { return prints(stdout, s.Lines) }
 
 func prints(stdout string, lines []string) bool {

@@ -62,6 +62,8 @@ func (t Tunnel) alternate() []Step {
 			Do:      cmd("ip", "address", "add", alt+"/32", "scope", "global", "dev", t.outerDev()),
 			Undo:    cmd("ip", "address", "del", alt+"/32", "dev", t.outerDev()),
 			Key:     t.key("alternate_address"),
+			Taken:   cmd("ip", "-4", "-o", "address", "show", "to", alt+"/32"),
+			Lines:   []string{"*"},
 			Else: []Else{{
 				When: Exists,
 				Say:  "the alternate local address " + alt + " exists already: it is used, and will stay",

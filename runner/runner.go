@@ -143,6 +143,19 @@ func (r *Runner) some(steps []plans.Step, vars map[string]string) (done int, way
 	return 1, way, err
 }
 
+// taken reports whether what the step makes may be there already. Each look is done
+// once, for what it prints is remembered in seen.
+func (r *Runner) taken(s plans.Step, seen map[string]string) bool {
+	if s.Taken.IsZero() || s.Undo.IsZero() {
+		return false
+	}
+	look := s.Taken.String()
+	if _, known := seen[look]; !known {
+		seen[look], _, _ = r.Exec(s.Taken) // what can't be looked at will fail itself
+	}
+	return s.Finds(seen[look])
+}
+
 // absent looks once for what as many of the first steps as look alike must not find.
 func (r *Runner) absent(steps []plans.Step) (done int, way *plans.Else, err error) {
 	look := steps[0].Do
@@ -165,10 +178,15 @@ func (r *Runner) absent(steps []plans.Step) (done int, way *plans.Else, err erro
 // expand puts the values into all commands of a step.
 func expand(s plans.Step, vars map[string]string) (plans.Step, error) {
 	s.UndoUnless = slices.Clone(s.UndoUnless)
-	all := []*plans.Command{&s.Do, &s.Undo, &s.If, &s.Unless, &s.UndoIf, &s.Ask.Query}
+	all := []*plans.Command{&s.Do, &s.Undo, &s.If, &s.Unless, &s.UndoIf, &s.Taken, &s.Ask.Query}
 	for i := range s.UndoUnless {
 		all = append(all, &s.UndoUnless[i])
 	}
+	lines, err := plans.Command{Argv: s.Lines}.Expand(vars)
+	if err != nil {
+		return s, &StepError{Command: s.Taken, Err: err}
+	}
+	s.Lines = lines.Argv
 	for _, c := range all {
 		expanded, err := c.Expand(vars)
 		if err != nil {
@@ -199,6 +217,14 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 		return nil, nil
 	case s.TakeBack != "":
 		return nil, r.takeBack(s)
+	}
+	if r.taken(s, map[string]string{}) {
+		stderr, err := r.run(s.Do)
+		if err != nil {
+			return r.failed(s, 0, stderr, err, vars)
+		}
+		_, err = r.note(s)
+		return nil, err
 	}
 	ids, err := r.note(s)
 	if err != nil || s.Do.IsZero() {

@@ -452,3 +452,31 @@ func TestForget(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// What may be somebody else's is noted for undoing only once it is known to be ours: a kill may come between.
+func TestTaken(t *testing.T) {
+	f := &fake{out: map[string]string{"list": "table of theirs\n"}, fail: map[string]string{"make theirs": "File exists"}}
+	r := newRunner(t, f)
+	pending := map[string]int{}
+	f.ctx = func(line string) { pending[line] = len(r.Journal.Since(0)) }
+	make := func(name string) plans.Step {
+		return plans.Step{
+			Do: c("make " + name), Undo: c("delete " + name), Taken: c("list"), Lines: []string{"table of " + name},
+			Else: []plans.Else{{When: plans.Exists, Say: "it is used, and will stay"}},
+		}
+	}
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{make("theirs"), make("ours")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if pending["make theirs"] != 0 || pending["make ours"] != 1 {
+		t.Errorf("%d undos were pending when theirs was tried, %d when ours was", pending["make theirs"], pending["make ours"])
+	}
+	// It was gone by then.
+	f.fail = nil
+	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{make("theirs")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if left := r.Journal.Since(0); pending["make theirs"] != 1 || len(left) != 2 || left[1].Undo.String() != "delete theirs" {
+		t.Errorf("%d undos were pending when it was tried, %v are", pending["make theirs"], left)
+	}
+}
