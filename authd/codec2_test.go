@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -227,6 +228,21 @@ func TestVersion2RefusesDamage(t *testing.T) {
 	}
 	if err := verify2(d.server.RemoteKey, []byte("another"), d.raw["proof"]); !errors.Is(err, ErrSignature) {
 		t.Errorf("with another secret: %v", err)
+	}
+}
+
+// What version 1 takes may be longer than 73 bytes, so that the bytes that are signed
+// in version 2 could be one of its: of a time long to come, which would bind whoever
+// sends it and refuse all that the client sends after it.
+func TestVersion2IsNotVersion1(t *testing.T) {
+	d := newDocumented2(t)
+	for name, pub := range map[string]ed25519.PublicKey{"proof": d.server.RemoteKey, "accepted": d.client.RemoteKey} {
+		signed, sig := d.raw[name][:len(d.raw[name])-ed25519.SignatureSize], d.raw[name][len(d.raw[name])-ed25519.SignatureSize:]
+		for _, rest := range [][]byte{signed, slices.Concat([]byte(context2), signed)} {
+			if err := VerifySignature(pub, d.client.Secret, slices.Concat(sig, rest)); !errors.Is(err, ErrSignature) {
+				t.Errorf("the signature of %s, before %q, is one of version 1: %v", name, rest, err)
+			}
+		}
 	}
 }
 
