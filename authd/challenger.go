@@ -24,6 +24,9 @@ func (c *checker) find2(q *quest) (tunnel int, err error) {
 	if len(q.at.ids) == 0 {
 		return nobody, ErrVersion2
 	}
+	if !q.answerable() {
+		return nobody, errSource
+	}
 	switch type2(q.payload) {
 	case helloMsg:
 		return c.meet(q)
@@ -78,6 +81,17 @@ func (c *checker) screen(q *quest) (tunnel int, err error) {
 	}
 	return tunnel, errProve
 }
+
+// answerable reports whether a challenge may go to src. The packet socket sees what the
+// kernel's IP will drop for its source (ip_route_input_slow, net/ipv4/route.c), and a
+// stranger must not make us send to this host itself, or to a group.
+func (q *quest) answerable() bool {
+	ip := q.src.Addr()
+	return (ip.IsGlobalUnicast() || ip.IsLinkLocalUnicast()) && ip.As4()[0] != 0 &&
+		ip != q.at.local.Addr() && q.src.Port() != 0
+}
+
+var errSource = fmt.Errorf("%w: a source that nobody can have", ErrMalformed)
 
 // keyOf returns the tunnel that a datagram names.
 func (c *checker) keyOf(q *quest, id keyID) (tunnel int, err error) {

@@ -105,6 +105,23 @@ func TestChallengeNamesItsTunnel(t *testing.T) {
 	}
 }
 
+// What the kernel drops for its source, nobody asked for.
+func TestNobodyIsChallengedWhoCantBe(t *testing.T) {
+	l := newChallengeLab(t, 1)
+	ask, _ := newDialogue(l.keys[0]).ask(rand.Reader)
+	for _, src := range []string{
+		"127.0.0.1:53", "0.0.0.0:53", "0.1.2.3:53", "224.0.0.1:53", "255.255.255.255:53", "198.51.100.7:0",
+		serverAddr.String(), netip.AddrPortFrom(serverAddr.Addr(), 53).String(),
+	} {
+		if _, answer, err := l.ask(l.e, netip.MustParseAddrPort(src), ask); answer != nil || !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %x, %v", src, answer, err)
+		}
+	}
+	if _, _, err := l.ask(l.e, netip.MustParseAddrPort("169.254.1.2:53"), ask); err != nil {
+		t.Errorf("a link's address: %v", err)
+	}
+}
+
 // A proof binds once, and only who received the challenge.
 func TestProofIsForOneAddressAndOnce(t *testing.T) {
 	l := newChallengeLab(t, 2)
@@ -204,12 +221,13 @@ func TestChallengeDemandsTheSource(t *testing.T) {
 	l := newChallengeLab(t, 1)
 	l.auths[0].RemotePort = clientAddr.Port()
 	p := l.prove(t, 0, clientAddr)
+	elsewhere := netip.AddrPortFrom(clientAddr.Addr(), clientAddr.Port()+1)
 	ask := newDialogue(l.keys[0])
 	b, _ := ask.ask(rand.Reader)
-	if i, answer, err := l.ask(l.e, serverAddr, b); i != 0 || answer != nil || !errors.Is(err, ErrRemotePort) {
+	if i, answer, err := l.ask(l.e, elsewhere, b); i != 0 || answer != nil || !errors.Is(err, ErrRemotePort) {
 		t.Errorf("a hello: %d, %x, %v", i, answer, err)
 	}
-	if _, err := l.screened(l.e, serverAddr, p); !errors.Is(err, ErrRemotePort) {
+	if _, err := l.screened(l.e, elsewhere, p); !errors.Is(err, ErrRemotePort) {
 		t.Errorf("a proof: %v", err)
 	}
 }
