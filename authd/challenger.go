@@ -117,6 +117,7 @@ func (c *checker) prove2(q *quest) (tunnel int, err error) {
 		return tunnel, err // another was accepted since
 	}
 	c.proved[tunnel] = q.proof.cookie.issued
+	c.accept(q)
 	return tunnel, nil
 }
 

@@ -20,6 +20,8 @@ type checker struct {
 	replay map[string]*ReplayState // by id: tunnels of one key share a state
 	seen   []*ReplayState          // the same by tunnel, nil without a key
 
+	accepted uint64 // signatures
+
 	cookies *cookies
 	proved  []uint64 // by tunnel: when the newest cookie of an accepted proof was issued
 }

@@ -35,6 +35,8 @@ type quest struct {
 	likely []int // tunnels, whose keys to try first
 	tried  []int
 
+	order uint64 // of what was proved, the latest the highest
+
 	// Of version 2, instead.
 	proof     proof
 	challenge []byte // the answer, after errChallenge
@@ -303,7 +305,15 @@ func (c *checker) settle(q *quest, i int) error {
 		return err
 	}
 	c.seen[i].accept(q.stamp)
+	c.accept(q)
 	return nil
+}
+
+// accept takes note that q was proved after all before it: classes are verified at the
+// same time, and the later one's verifier may be the first to pass it on.
+func (c *checker) accept(q *quest) {
+	c.accepted++
+	q.order = c.accepted
 }
 
 // afford takes so many signature checks from the budget of q's class.

@@ -429,7 +429,7 @@ func (s *Server) found(q *quest, i int, err error) {
 		s.folds.warn(warning{"%s: %s refused: %v", name, q.src, err})
 		return
 	}
-	s.unbound.put(accepted{i, q.src, slices.Clone(q.payload)})
+	s.unbound.put(accepted{i, q.src, slices.Clone(q.payload), q.order})
 }
 
 // connOf returns the socket that e is served by. Two sockets may see one packet,
