@@ -281,6 +281,8 @@ func TestHellosAreLimited(t *testing.T) {
 	}
 }
 
+func allowed() bool { return true }
+
 func TestDialogue(t *testing.T) {
 	d := newDocumented2(t)
 	a := newDialogue(d.client)
@@ -291,7 +293,7 @@ func TestDialogue(t *testing.T) {
 	if err != nil || !bytes.Equal(ask, d.raw["hello"]) {
 		t.Fatalf("%x, %v", ask, err)
 	}
-	if _, err := a.accepted(d.raw["accepted"]); !errors.Is(err, ErrReply) {
+	if _, err := a.accepted(allowed, d.raw["accepted"]); !errors.Is(err, ErrReply) {
 		t.Errorf("accepted before it is proved: %v", err)
 	}
 	// Late, after as many others as are remembered.
@@ -306,18 +308,21 @@ func TestDialogue(t *testing.T) {
 	if _, err := a.prove(d.raw["challenge"]); !errors.Is(err, ErrReply) {
 		t.Errorf("a second proof for one hello: %v", err)
 	}
-	if _, err := a.accepted(d.raw["accepted-unsigned"]); !errors.Is(err, ErrUnsigned) {
+	if _, err := a.accepted(allowed, d.raw["accepted-unsigned"]); !errors.Is(err, ErrUnsigned) {
 		t.Errorf("not signed: %v", err)
 	}
 	forged := bytes.Clone(d.raw["accepted"])
 	forged[len(forged)-1] ^= 1
-	if _, err := a.accepted(forged); !errors.Is(err, ErrSignature) {
+	if _, err := a.accepted(allowed, forged); !errors.Is(err, ErrSignature) {
 		t.Errorf("forged: %v", err)
 	}
-	if verified, err := a.accepted(d.raw["accepted"]); !verified || err != nil {
+	if _, err := a.accepted(func() bool { return false }, d.raw["accepted"]); !errors.Is(err, ErrRate) {
+		t.Errorf("of too many: %v", err)
+	}
+	if verified, err := a.accepted(allowed, d.raw["accepted"]); !verified || err != nil {
 		t.Errorf("accepted: %t, %v", verified, err)
 	}
-	if _, err := a.accepted(d.raw["accepted"]); !errors.Is(err, ErrReply) {
+	if _, err := a.accepted(allowed, d.raw["accepted"]); !errors.Is(err, ErrReply) {
 		t.Errorf("accepted twice: %v", err)
 	}
 	for range keepSent + 1 {
@@ -345,7 +350,7 @@ func TestDialogueWithoutTheServersKey(t *testing.T) {
 		if _, err := a.prove(d.raw["challenge"]); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := a.accepted(d.raw[name]); got != verified || err != nil {
+		if got, err := a.accepted(allowed, d.raw[name]); got != verified || err != nil {
 			t.Errorf("%s: %t, %v", name, got, err)
 		}
 	}

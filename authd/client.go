@@ -381,15 +381,15 @@ func (c *Client) ignored(d Datagram, err error) {
 // send. Without the server's key it cannot be had when the server signs.
 func (c *Client) verify(d Datagram) (verified bool, err error) {
 	a := c.cfg.Auth
-	if c.dialogue != nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.dialogue.accepted(d.Payload)
-	}
 	now := c.cfg.Now()
 	allow := func() bool {
 		c.rate.refill(now, prefixRate, prefixBurst)
 		return c.rate.take(1)
+	}
+	if c.dialogue != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.dialogue.accepted(allow, d.Payload)
 	}
 	if a.RemoteKey != nil {
 		return true, checkSigned(a, &c.seen, now, allow, d.Payload)

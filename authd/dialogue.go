@@ -47,8 +47,9 @@ func (d *dialogue) prove(payload []byte) ([]byte, error) {
 }
 
 // accepted returns nil if payload says that a proof of ours was accepted, and
-// whether a key of the server's proves it.
-func (d *dialogue) accepted(payload []byte) (verified bool, err error) {
+// whether a key of the server's proves it. It asks allow before it verifies: who
+// sees what is sent can forge as many as he likes.
+func (d *dialogue) accepted(allow func() bool, payload []byte) (verified bool, err error) {
 	a, signed, err := parseAcceptance(payload)
 	if err != nil {
 		return false, err
@@ -60,6 +61,9 @@ func (d *dialogue) accepted(payload []byte) (verified bool, err error) {
 	if d.auth.RemoteKey != nil {
 		if !signed {
 			return false, ErrUnsigned
+		}
+		if !allow() {
+			return false, ErrRate
 		}
 		if err := verify2(d.auth.RemoteKey, d.auth.Secret, payload); err != nil {
 			return false, err

@@ -51,7 +51,7 @@ func (l *serverLab) talk(t *testing.T, d *dialogue, src, local netip.AddrPort) (
 			t.Errorf("answered from %s to %s", to.Src, to.Dst)
 		}
 		if type2(to.Payload) == acceptedMsg {
-			_, err = d.accepted(to.Payload)
+			_, err = d.accepted(allowed, to.Payload)
 			return
 		}
 		var perr error
