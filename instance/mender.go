@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ipipou/authd"
@@ -38,7 +39,8 @@ type mender struct {
 	told   map[string]string // what could not be put back, and why
 	last   map[string]time.Time
 
-	mu sync.Mutex // one look at all at a time
+	mu     sync.Mutex   // one look at all at a time
+	mended atomic.Int64 // how many things were put back
 }
 
 type guard struct {
@@ -97,21 +99,20 @@ func (m *mender) run(ctx context.Context) error {
 			return nil
 		case <-time.After(settle):
 		}
-		if whole, _ := m.all(ctx); !whole {
+		if !m.all(ctx) {
 			again.Reset(retryMend)
 		}
 	}
 }
 
-// all looks at everything, and says whether all is there now, and whether something
-// of it was put back.
-func (m *mender) all(ctx context.Context) (whole, mended bool) {
+// all looks at everything, puts back what is gone, and says whether all is there now.
+func (m *mender) all(ctx context.Context) (whole bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	whole = true
 	put := func(what string, back func(context.Context) error) {
 		if m.mend(ctx, what, back) {
-			mended = true
+			m.mended.Add(1)
 		} else {
 			whole = false
 		}
@@ -126,7 +127,7 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 	}
 	links, addrs, err := present()
 	if err != nil {
-		return false, mended
+		return false
 	}
 	seen := map[string]bool{}
 	for _, t := range m.in.Config.Tunnels {
@@ -141,7 +142,7 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 		}
 	}
 	if m.server == nil {
-		return whole, mended
+		return whole
 	}
 	for dev, was := range m.outer {
 		if now := index(dev); now != 0 && now != was {
@@ -169,7 +170,7 @@ func (m *mender) all(ctx context.Context) (whole, mended bool) {
 			})
 		}
 	}
-	return whole, mended
+	return whole
 }
 
 // mend puts one thing back and says so; what fails is said once. It is not left half-way

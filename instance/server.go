@@ -77,11 +77,14 @@ func (s *server) lacks(i int, missing func(b binding) bool) bool {
 }
 
 // bind makes the authenticated peer the one that the tunnel leads to. If that fails
-// because somebody took away what it needs, it is tried once more with that put back.
+// because somebody took away what it needs, it is tried once more with that put back,
+// whoever did that: the mender may have been at it already.
 func (s *server) bind(i int, peer netip.AddrPort) error {
+	before := s.mends.mended.Load()
 	err := s.move(i, peer)
 	if err != nil && s.ctx.Err() == nil {
-		if _, mended := s.mends.all(s.ctx); mended {
+		s.mends.all(s.ctx)
+		if s.mends.mended.Load() != before {
 			err = s.move(i, peer)
 		}
 	}
