@@ -123,9 +123,9 @@ func (c *checker) sort(q *quest, now time.Time) {
 		}
 	}
 	switch {
-	case slices.ContainsFunc(named, fresh):
+	case slices.ContainsFunc(named, func(i int) bool { return fresh(i) && q.stamp.Time > c.seen[i].Time }):
 		q.class = byHint
-	case len(named) > 0:
+	case len(named) > 0 && !slices.ContainsFunc(named, fresh):
 		// By its hint it is a replay, say. It is tried nevertheless, since
 		// then the log says whose it is.
 		q.class = byNothing

@@ -234,6 +234,32 @@ func TestFindPrefix(t *testing.T) {
 	}
 }
 
+// Who saw what was accepted can give garbage its time and hint, and another salt.
+// That uses up nothing that those need who have a hint of their own.
+func TestFindHintThatWasSeen(t *testing.T) {
+	s := newShop(t, keys(2)...)
+	p := hinted(t, peerKey(0), "s", s.clk.now())
+	if i, _, _, err := s.ask(clientAddr, p); i != 0 || err != nil {
+		t.Fatal(i, err)
+	}
+	left := s.rate.all[byHint].tokens
+	for i := range 100 {
+		forged := bytes.Clone(p)
+		forged[0]++
+		forged[len(forged)-1] += byte(i + 1)
+		if _, _, _, err := s.ask(netip.AddrPortFrom(host(i<<8), 1), forged); err == nil {
+			t.Fatal("accepted")
+		}
+	}
+	if s.rate.all[byHint].tokens != left {
+		t.Errorf("%v of %v left", s.rate.all[byHint].tokens, left)
+	}
+	again := Sign(peerKey(0), []byte("s"), s.clk.now(), [4]byte{p[69], p[70], p[71] + 1, p[72]})
+	if i, _, _, err := s.ask(netip.MustParseAddrPort("203.0.113.9:9"), again); i != 0 || err != nil {
+		t.Errorf("another of the same second: %d, %v", i, err)
+	}
+}
+
 // Replays of a hinted payload do not use up what there is for good ones.
 func TestFindReplayFlood(t *testing.T) {
 	s := newShop(t, keys(10)...)
@@ -261,7 +287,7 @@ func TestFindRate(t *testing.T) {
 			t.Errorf("class %d: %v left", k, got)
 		}
 		s.empty(k, clientAddr)
-		if i, n, _, err := s.ask(clientAddr, hinted(t, peerKey(2), "s", s.clk.now())); i != nobody || n != 0 || !errors.Is(err, ErrRate) {
+		if i, n, _, err := s.ask(clientAddr, hinted(t, peerKey(0), "s", s.clk.now())); i != nobody || n != 0 || !errors.Is(err, ErrRate) {
 			t.Errorf("class %d: tunnel %d, %d verified: %v", k, i, n, err)
 		}
 		s.rate = newLimiter()

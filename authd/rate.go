@@ -15,9 +15,10 @@ const (
 	// challenge of ours, and names a key.
 	byCookie class = iota
 
-	// byHint: its hint names a key that it may be good for. Who floods this one
-	// knows the public key and the secret; by chance garbage is here once in
-	// 65536 times a key.
+	// byHint: its hint names a key that it may be good for, and its time is after all
+	// that was accepted of it: who saw one of those has its hint too. Who floods this
+	// one knows the public key and the secret, or caught one that never came here; by
+	// chance garbage is here once in 65536 times a key.
 	byHint
 
 	// bySource: it comes from where the peer of such a key is.
