@@ -77,19 +77,23 @@ func (c *checker) find(q *quest) (tunnel int, err error) {
 		}
 		return only, nil
 	}
+	signed := len(e.keys.tunnels) > 0 && len(q.payload) >= SignedLen
 	if e.tokens.lens[len(q.payload)] {
-		if !c.rate.admit(byToken, q.src.Addr(), now) {
-			return nobody, ErrRate
-		}
-		if i, ok := e.tokens.tunnel(q.payload); ok {
-			return i, c.auths[i].checkSource(q.src)
-		}
 		// Of data only what is as long as a token comes here.
-		if len(e.keys.tunnels) == 0 || len(q.payload) < SignedLen || e.inner.looks(q.payload) {
-			return nobody, ErrToken
+		signed = signed && !e.inner.looks(q.payload)
+		err := ErrRate
+		if c.rate.admit(byToken, q.src.Addr(), now) {
+			if i, ok := e.tokens.tunnel(q.payload); ok {
+				return i, c.auths[i].checkSource(q.src)
+			}
+			err = ErrToken
+		}
+		// Too many that are as long as a token keep nobody out who has a key.
+		if !signed {
+			return nobody, err
 		}
 	}
-	if len(e.keys.tunnels) == 0 || len(q.payload) < SignedLen {
+	if !signed {
 		return nobody, lengthError(len(q.payload))
 	}
 	q.stamp, err = ParseStamp(q.payload)

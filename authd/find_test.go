@@ -275,9 +275,11 @@ func TestFindReplayFlood(t *testing.T) {
 	}
 }
 
-// The rate of a prefix is asked once by token and once by class.
+// The rate of a prefix is asked once by token and once by class, and that of tokens
+// does not keep out who has a key.
 func TestFindRate(t *testing.T) {
-	s := newShop(t, append(keys(3), Auth{Token: bytes.Repeat([]byte("t"), SignedLen)})...)
+	token := bytes.Repeat([]byte("t"), SignedLen)
+	s := newShop(t, append(keys(3), Auth{Token: token})...)
 	// As long as the token, so both are looked for.
 	if i, _, _, err := s.ask(clientAddr, hinted(t, peerKey(2), "s", s.clk.now())); i != 2 || err != nil {
 		t.Errorf("tunnel %d: %v", i, err)
@@ -286,13 +288,17 @@ func TestFindRate(t *testing.T) {
 		if got := s.rate.prefix(k, clientAddr.Addr()).tokens; got != prefixBurst-1 {
 			t.Errorf("class %d: %v left", k, got)
 		}
-		s.empty(k, clientAddr)
-		if i, n, _, err := s.ask(clientAddr, hinted(t, peerKey(0), "s", s.clk.now())); i != nobody || n != 0 || !errors.Is(err, ErrRate) {
-			t.Errorf("class %d: tunnel %d, %d verified: %v", k, i, n, err)
-		}
-		s.rate = newLimiter()
-		s.ask(clientAddr, plain(peerKey(9), "s", s.clk.now(), 9))
-		s.ask(clientAddr, hinted(t, peerKey(1), "s", s.clk.now()))
+	}
+	s.empty(byToken, clientAddr)
+	if i, _, _, err := s.ask(clientAddr, hinted(t, peerKey(0), "s", s.clk.now())); i != 0 || err != nil {
+		t.Errorf("a key, without tokens' rate: tunnel %d: %v", i, err)
+	}
+	if i, _, _, err := s.ask(clientAddr, token); i != nobody || !errors.Is(err, ErrRate) && !errors.Is(err, ErrSignature) {
+		t.Errorf("the token: tunnel %d: %v", i, err)
+	}
+	s.empty(byHint, clientAddr)
+	if i, n, _, err := s.ask(clientAddr, hinted(t, peerKey(1), "s", s.clk.now())); i != nobody || n != 0 || !errors.Is(err, ErrRate) {
+		t.Errorf("a key, without its class's: tunnel %d, %d verified: %v", i, n, err)
 	}
 }
 
