@@ -349,15 +349,15 @@ func (l *life) fails(t *testing.T, s step) {
 	}
 	l.disarm(t)
 	said := regexp.QuoteMeta(s.words) + `.*\(injected failure\)`
+	want := l.phases[s.phase].code
+	if want == 0 {
+		want = plans.ExitCode(strings.Fields(s.words))
+	}
 	switch {
-	case p.ended() && l.owes(t, s): // the step was an undo itself
-		l.unfinished(t, p, s)
+	case p.ended() && l.owes(t, s): // the step was an undo itself; but a start that failed is none that went well but for that
+		l.unfinished(t, p, s, want)
 		l.whole(t)
 	case p.ended():
-		want := l.phases[s.phase].code
-		if want == 0 {
-			want = plans.ExitCode(strings.Fields(s.words))
-		}
 		if code := p.Wait(t, commandTimeout); code != want {
 			t.Errorf("exit %d, want %d", code, want)
 		}
@@ -393,15 +393,15 @@ func (l *life) failsGoingDown(t *testing.T, s step) {
 	p := l.up(t)
 	l.arm(t, "fail", s)
 	p.Signal(t, syscall.SIGTERM)
-	l.unfinished(t, p, s)
+	l.unfinished(t, p, s, plans.ExitCleanup)
 	l.restore()
 }
 
 // unfinished checks that the program ended with an undo that failed.
-func (l *life) unfinished(t *testing.T, p *Proc, s step) {
+func (l *life) unfinished(t *testing.T, p *Proc, s step, want int) {
 	t.Helper()
-	if code := p.Wait(t, commandTimeout); code != 200 {
-		t.Errorf("exit %d, want 200", code)
+	if code := p.Wait(t, commandTimeout); code != want {
+		t.Errorf("exit %d, want %d", code, want)
 	}
 	if n := count(p.Logs(), `ERROR undo failed .*`+regexp.QuoteMeta(s.words)+`.*\(injected failure\)`); n == 0 {
 		t.Error("no error names the command")
