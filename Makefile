@@ -80,7 +80,7 @@ fuzz: setup
 # Tests of a load take as long as it says, instead of what shows that it is borne.
 long: fuzz
 	CI=true IPIPOU_LAB_HOST=1 IPIPOU_LAB_LONG=1 go test -count=1 -timeout 20m -run '^Test(Net|BPF).*(Storm|Flood)' ./authd ./testdata/lab
-	CI=true IPIPOU_LAB_LONG=1 go test -count=1 -timeout 90m -run '^Test(Storm|Killed)' ./testdata/lab
+	CI=true IPIPOU_LAB_LONG=1 go test -count=1 -timeout 90m -run '^Test(Storm|Killed|Challenge)' ./testdata/lab
 
 FORCE:
 .PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench bench-host fuzz long FORCE

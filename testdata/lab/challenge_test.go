@@ -17,6 +17,9 @@ func TestBPFChallenge(t *testing.T) {
 
 // The same with the kernel's own drivers, whose listeners see version 2 too.
 func TestChallenge(t *testing.T) {
+	if !long() {
+		t.Skip("it takes IPIPOU_LAB_LONG=1: the daemon has the same to do as with BPF")
+	}
 	t.Parallel()
 	newPair(t, "", "").meetChallenges(t)
 }

@@ -411,11 +411,10 @@ func (l *life) unfinished(t *testing.T, p *Proc, s step, want int) {
 }
 
 // everywhere disturbs the program at each of its steps, one after the other: what one run leaves, the next one has to
-// clean up. Thoroughly means: in all ways. Where all is emulated there is only time for it to be killed at each, and to
-// fail at one in four, but for those who have it (IPIPOU_LAB_LONG).
+// clean up. Thoroughly means: it is also ended in rarer ways, one of them at each step. In the machine, where all takes
+// long, it is only killed. Who has the time gets all at each step (IPIPOU_LAB_LONG).
 func (l *life) everywhere(thoroughly bool) {
 	l.Helper()
-	thoroughly = thoroughly || long()
 	all := l.ns.Snapshot(l)
 	l.undisturbed()
 	at := func(what string, i int, steps []step, f func(*testing.T, step)) {
@@ -427,16 +426,19 @@ func (l *life) everywhere(thoroughly bool) {
 		}
 	}
 	for i := range max(len(l.ups), len(l.downs)) {
+		rarely := func(way int) bool { return long() || thoroughly && i%3 == way }
 		at("killed", i, l.ups, l.killed)
-		if thoroughly {
+		if rarely(0) {
 			at("killed before", i, l.ups, l.killedBefore)
 		}
 		at("killed going down", i, l.downs, l.killedGoingDown)
-		if thoroughly || !InGuest() || i%4 == 3 {
+		if long() || !InGuest() {
 			at("fails", i, l.ups, l.fails)
 		}
-		if thoroughly {
+		if rarely(1) {
 			at("told to end", i, l.ups, l.told)
+		}
+		if rarely(2) {
 			at("fails going down", i, l.downs, l.failsGoingDown)
 		}
 	}

@@ -37,7 +37,7 @@ type VM struct {
 	// Kernel is 5.10, 6.1 or 6.12; by default what the environment's IPIPOU_LAB_KERNEL says, or 6.1.
 	Kernel  string
 	CPUs    int           // default 2
-	Memory  string        // as qemu's -m wants it, default 1500M
+	Memory  string        // as qemu's -m wants it, default 3000M
 	Timeout time.Duration // of boot and command together; 0: none but the context's
 	// Icount makes the guest's clock count instructions, on one cpu: a benchmark then gives the same figure each time,
 	// whatever else the host does.
@@ -124,7 +124,7 @@ func newJob(v VM) (*job, error) {
 		v.CPUs = 1
 	}
 	if v.Memory == "" {
-		v.Memory = "1500M"
+		v.Memory = "3000M"
 	}
 	if v.Output == nil {
 		v.Output = io.Discard
