@@ -19,7 +19,7 @@ func main() {
 	var vm lab.VM
 	flag.StringVar(&vm.Kernel, "kernel", "", "kernel: 5.10, 6.1 or 6.12 (default $IPIPOU_LAB_KERNEL or 6.1)")
 	flag.IntVar(&vm.CPUs, "cpus", 0, "processors (default 2)")
-	flag.StringVar(&vm.Memory, "memory", "", "memory (default 1500M)")
+	flag.StringVar(&vm.Memory, "memory", "", "memory (default 3000M)")
 	flag.BoolVar(&vm.Icount, "icount", false, "let the clock count instructions, on one processor")
 	flag.DurationVar(&vm.Timeout, "timeout", 10*time.Minute, "time limit")
 	flag.Parse()
