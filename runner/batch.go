@@ -108,9 +108,8 @@ func knownOf(n int, failed map[int]string, rest string, err error) int {
 
 // together are the first of the steps that one process can do: as many questions or
 // changes as there are in a row. Their commands have their values in.
-func (r *Runner) together(steps []plans.Step, vars map[string]string) (some []plans.Step) {
+func (r *Runner) together(steps []plans.Step, vars, seen map[string]string) (some []plans.Step) {
 	var b batch
-	seen := map[string]string{}
 	for _, s := range steps {
 		asks := func(s plans.Step) bool { return s.Ask.Name != "" }
 		if s.Absent != "" || len(some) > 0 && asks(s) != asks(some[0]) {
@@ -120,7 +119,7 @@ func (r *Runner) together(steps []plans.Step, vars map[string]string) (some []pl
 			break
 		}
 		s, err := expand(s, vars)
-		if err != nil || r.taken(s, seen) || !b.add(does(s)) {
+		if err != nil || !b.add(does(s)) || r.taken(s, seen) {
 			break
 		}
 		some = append(some, s)

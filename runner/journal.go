@@ -126,7 +126,7 @@ func (j *Journal) rewrite() error {
 	for i := range entries {
 		records[i].Entry = &entries[i]
 	}
-	data, err := encode(nil, records...)
+	data, err := encode(records...)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (j *Journal) rewrite() error {
 
 // write adds records, all or none.
 func (j *Journal) write(records ...record) error {
-	data, err := encode(nil, records...)
+	data, err := encode(records...)
 	if err != nil {
 		return err
 	}

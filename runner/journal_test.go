@@ -299,7 +299,7 @@ func FuzzJournal(f *testing.F) {
 		var again []record
 		for _, e := range entries {
 			r := record{Entry: &e}
-			if line, err := encode(nil, r); err != nil || e.ID <= last || len(e.Undo.Argv) == 0 {
+			if line, err := encode(r); err != nil || e.ID <= last || len(e.Undo.Argv) == 0 {
 				t.Errorf("entry %+v after id %d (%q, %v)", e, last, line, err)
 			}
 			last = e.ID
@@ -310,7 +310,7 @@ func FuzzJournal(f *testing.F) {
 				t.Errorf("%+v", d)
 			}
 		}
-		rewritten, err := encode(nil, again...)
+		rewritten, err := encode(again...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,8 +26,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func sum(text []byte) string { return fmt.Sprintf("%08x ", crc32.Checksum(text, castagnoli)) }
 
-// encode appends lines to b.
-func encode(b []byte, records ...record) ([]byte, error) {
+// encode makes a line of each record.
+func encode(records ...record) (b []byte, err error) {
 	for _, r := range records {
 		text, err := json.Marshal(r)
 		if err != nil {

@@ -136,10 +136,11 @@ func (r *Runner) some(steps []plans.Step, vars map[string]string) (done int, way
 	if steps[0].Absent != "" {
 		return r.absent(steps)
 	}
-	if together := r.together(steps, vars); len(together) > 1 {
+	seen := map[string]string{}
+	if together := r.together(steps, vars, seen); len(together) > 1 {
 		return r.batch(together, vars)
 	}
-	way, err = r.step(steps[0], vars)
+	way, err = r.step(steps[0], vars, seen)
 	return 1, way, err
 }
 
@@ -197,8 +198,9 @@ func expand(s plans.Step, vars map[string]string) (plans.Step, error) {
 	return s, nil
 }
 
-// step does one step, and returns the way on that its failure opened, if any.
-func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error) {
+// step does one step, and returns the way on that its failure opened, if any. What was
+// seen of the host for it, it does not look at again.
+func (r *Runner) step(s plans.Step, vars, seen map[string]string) (*plans.Else, error) {
 	s, err := expand(s, vars)
 	if err != nil {
 		return nil, err
@@ -218,7 +220,7 @@ func (r *Runner) step(s plans.Step, vars map[string]string) (*plans.Else, error)
 	case s.TakeBack != "":
 		return nil, r.takeBack(s)
 	}
-	if r.taken(s, map[string]string{}) {
+	if r.taken(s, seen) {
 		stderr, err := r.run(s.Do)
 		if err != nil {
 			return r.failed(s, 0, stderr, err, vars)

@@ -471,6 +471,9 @@ func TestTaken(t *testing.T) {
 	if pending["make theirs"] != 0 || pending["make ours"] != 1 {
 		t.Errorf("%d undos were pending when theirs was tried, %d when ours was", pending["make theirs"], pending["make ours"])
 	}
+	if diff := cmp.Diff([]string{"list", "make theirs", "list", "make ours"}, f.ran); diff != "" {
+		t.Error(diff)
+	}
 	// It was gone by then.
 	f.fail = nil
 	if _, err := r.Run(t.Context(), plans.Plan{Steps: []plans.Step{make("theirs")}}, nil); err != nil {
