@@ -1,9 +1,11 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -43,6 +45,9 @@ type mender struct {
 	mended atomic.Int64 // how many things were put back
 }
 
+// errGone is why nothing is put back on an interface that is gone.
+var errGone = errors.New("gone too")
+
 type guard struct {
 	plans.Guard
 	was  string // what its look printed
@@ -59,8 +64,8 @@ func newMender(in *Instance, s *server, movers []*mover, now *moment) *mender {
 	m.names.check(in.Config.Tunnels)
 	for _, g := range in.Config.Guards() {
 		was, err := m.look(g.Look)
-		if err != nil {
-			in.Log.Warn(fmt.Sprintf("%s can't be watched: %v", g.What, err))
+		if err != nil && m.lost(g) == nil {
+			in.Log.Warn(fmt.Sprintf("%s can't be watched: %v", m.title(g), err))
 			continue
 		}
 		m.guards = append(m.guards, &guard{Guard: g, was: was})
@@ -122,7 +127,7 @@ func (m *mender) all(ctx context.Context) (whole bool) {
 		if err != nil {
 			whole = false
 		} else if !there || g.owed {
-			put(g.What, func(ctx context.Context) error { return m.restore(ctx, g) })
+			put(m.title(g.Guard), func(ctx context.Context) error { return m.restore(ctx, g) })
 		}
 	}
 	links, addrs, err := present()
@@ -187,7 +192,11 @@ func (m *mender) mend(ctx context.Context, what string, back func(context.Contex
 		m.in.Log.Warn(what + " was gone: put back")
 	case m.told[what] != err.Error():
 		m.told[what] = err.Error()
-		m.in.Log.Error(fmt.Sprintf("%s is gone, and can't be put back yet: %s", what, strings.ReplaceAll(err.Error(), "\n", "; ")))
+		level := slog.LevelError
+		if errors.Is(err, errGone) {
+			level = slog.LevelWarn
+		}
+		m.in.Log.Log(ctx, level, fmt.Sprintf("%s is gone, and can't be put back yet: %s", what, strings.ReplaceAll(err.Error(), "\n", "; ")))
 	}
 	return err == nil
 }
@@ -210,15 +219,37 @@ func (m *mender) intact(g *guard) (there bool, err error) {
 	return err == nil && g.Same(g.was, now), nil
 }
 
+// title is what a guarded thing is called now.
+func (m *mender) title(g plans.Guard) string {
+	thing, _, err := g.Names(m.in.values())
+	if err != nil {
+		thing += " (" + err.Error() + ")"
+	}
+	return thing
+}
+
+// lost is the error of a guarded thing whose interface is gone, nil if it has none or the
+// interface is there.
+func (m *mender) lost(g plans.Guard) error {
+	_, dev, err := g.Names(m.in.values())
+	if err != nil || dev == "" || index(dev) != 0 {
+		return err
+	}
+	return fmt.Errorf("%s is %w", dev, errGone)
+}
+
 // restore makes a table or a filter anew, and lets those in again who are bound.
 func (m *mender) restore(ctx context.Context, g *guard) error {
 	// It may have come back meanwhile, with a tunnel that moved to another interface.
 	there, err := m.intact(g)
 	if err == nil && !there {
+		err = m.lost(g.Guard)
+	}
+	if err == nil && !there {
 		_, err = m.in.run.Run(ctx, g.Mend, m.in.values())
 	}
 	if err != nil {
-		return err
+		return cmp.Or(m.lost(g.Guard), err)
 	}
 	g.owed = true
 	if g.Gate && m.server != nil {

@@ -12,16 +12,27 @@ import (
 
 // A Guard is a look at something of the instance's, and what makes it anew.
 type Guard struct {
-	What string
 	// Look fails or prints something else when the thing is not what it was; see Same.
 	Look Command
 	Mend Plan
 	// Gate: who is bound was in it too, and is let in again by Reopen.
 	Gate bool
+
+	what, on string // may be variables; see Names
 }
 
 // Same reports whether a Look prints what it printed before.
 func (g Guard) Same(before, now string) bool { return lasting(before) == lasting(now) }
+
+// Names are what the thing is called and the name of the interface that it is on and goes
+// with, "" if there is none. The error is that of Command.Expand.
+func (g Guard) Names(vars map[string]string) (thing, dev string, err error) {
+	if dev, err = expand(g.on, vars); err != nil {
+		return g.what, "", err
+	}
+	thing, err = expand(g.what, vars)
+	return thing, dev, err
+}
 
 // lasting is a table without the chain that comes with the first alternate address.
 func lasting(listing string) string { return postChain.ReplaceAllString(listing, "") }
@@ -45,7 +56,7 @@ func (c Config) Guards() []Guard {
 	var guards []Guard
 	table := func(family, name string, steps []Step, gate bool) {
 		guards = append(guards, Guard{
-			What: "the nft table " + family + " " + name,
+			what: "the nft table " + family + " " + name,
 			// Without what changes by itself: counters and elements.
 			Look: cmd("nft", "-s", "-t", "list", "table", family, name),
 			Mend: Plan{Name: "mend", Steps: steps},
@@ -72,9 +83,10 @@ func (c Config) Guards() []Guard {
 		steps := noted(t.attach())
 		steps[0].Else, steps[0].MayFail = nil, true // only the filter may be missing
 		guards = append(guards, Guard{
-			What: "the BPF program on " + t.outerDev(),
+			what: "the BPF program on " + t.outerDev(),
 			Look: cmd(append([]string{"tc", "filter", "get"}, t.filter()...)...),
 			Mend: Plan{Name: "mend", Steps: steps},
+			on:   t.outerDev(),
 		})
 	}
 	return guards

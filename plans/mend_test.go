@@ -17,7 +17,7 @@ func mends(c Config) (plans []Plan, text string) {
 		}
 	}
 	for _, g := range c.Guards() {
-		add(g.What+" ("+g.Look.String()+")", g.Mend)
+		add(g.what+" ("+g.Look.String()+")", g.Mend)
 	}
 	seen := map[string]bool{}
 	for _, t := range c.Tunnels {

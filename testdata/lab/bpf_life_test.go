@@ -325,6 +325,9 @@ func TestBPFPortsAndMoves(t *testing.T) {
 	last := startIPIPOU(t, w.dir, w.a, args("0", "192.0.2.2")...)
 	last.WaitLog(t, `ipipou0: up`, commandTimeout)
 	w.a.batch(t, "link del a0")
+	for dev, p := range map[string]*Proc{"a0": last, "b0": other} {
+		p.WaitLog(t, ` WARN the BPF program on `+dev+` is gone, and can't be put back yet: `+dev+` is gone too`, commandTimeout)
+	}
 	stop(t, last, other)
 	for _, p := range []*Proc{last, other} {
 		if n := count(p.Logs(), "ERROR"); n > 0 {
