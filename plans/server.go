@@ -81,10 +81,21 @@ func (t Tunnel) Rebind() Plan {
 		return t.bpfRebind()
 	}
 	swap := func(local string, alt bool) Step {
-		lines := t.dismiss("${"+OldLocal+"}", "${"+OldIP+"}", "${"+OldPort+"}")
+		in, maybe := t.entered("${"+OldLocal+"}", "${"+OldIP+"}", "${"+OldPort+"}")
+		rest := append(maybe, t.admit(local, alt)...)
+		// Somebody may have flushed a set, or an nft that was killed had done its work.
+		var anyway []Step
+		for _, line := range in {
+			anyway = append(anyway, Step{Do: nft(line), MayFail: true})
+		}
 		return Step{
 			Comment: "shut the gate to the old address and open it to the new one",
-			Do:      nft(append(lines, t.admit(local, alt)...)...),
+			Do:      nft(slices.Concat(in, rest)...),
+			Else: []Else{{
+				When:  Gone,
+				Say:   t.Dev + ": the gate did not have the peer's old address any more",
+				Steps: append(anyway, Step{Do: nft(rest...)}),
+			}},
 		}
 	}
 	set := func(local string) Step {
@@ -164,21 +175,29 @@ func (t Tunnel) elements(local string, alt bool) []string {
 	return append(lines, fmt.Sprintf("add element ip %s peers { %s : %s }", t.Table, el, t.way(alt)))
 }
 
-// dismiss takes a peer out of the gate. An element that need not be there (its
-// time ran out, it was on the main address) is added before it is deleted, for
-// it would fail the transaction.
+// dismiss takes a peer out of the gate.
 func (t Tunnel) dismiss(local, peerIP, peerPort string) []string {
+	in, maybe := t.entered(local, peerIP, peerPort)
+	return append(in, maybe...)
+}
+
+// entered are the lines that take a peer out of where it is, and those that take it out
+// of where it may be: an element that need not be there (its time ran out, it was on the
+// main address) is added before it is deleted, for it would fail the transaction.
+func (t Tunnel) entered(local, peerIP, peerPort string) (in, maybe []string) {
 	el := t.element(peerIP, peerPort)
-	lines := []string{
+	in = []string{
 		fmt.Sprintf("delete element ip %s peers { %s }", t.Table, el),
-		fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, t.FOUIPAlt),
-		fmt.Sprintf("delete element ip %s alt_in { %s }", t.Table, el),
 		fmt.Sprintf("delete element ip %s %s { %s . %s }", t.Table, t.bare(), peerIP, local),
 	}
+	maybe = []string{
+		fmt.Sprintf("add element ip %s alt_in { %s : %s }", t.Table, el, t.FOUIPAlt),
+		fmt.Sprintf("delete element ip %s alt_in { %s }", t.Table, el),
+	}
 	if t.Auth.Lifetime > 0 {
-		lines = append(lines,
+		maybe = append(maybe,
 			fmt.Sprintf("add element ip %s alive { %s }", t.Table, el),
 			fmt.Sprintf("delete element ip %s alive { %s }", t.Table, el))
 	}
-	return lines
+	return in, maybe
 }

@@ -71,11 +71,12 @@ func TestMends(t *testing.T) {
 		p.works(t, 1)
 	}
 	// A peer that moves right after finds all there.
-	for _, take := range []string{"ip link del ipipou0", "nft flush ruleset"} {
+	lost := "nft delete element ip ipipou0 peers { " + SrvAddr + " . 10000 . " + RtrAddr2 + " . 4000 }"
+	for i, take := range []string{"ip link del ipipou0", "nft flush ruleset", lost} {
 		p.Srv.Run(t, strings.Fields(take)...)
 		n := p.server.Len()
 		to := RtrAddr2 + ":4000"
-		if take != "nft flush ruleset" {
+		if i%2 == 0 {
 			to = RtrAddr3 + ":4001"
 		}
 		p.NATForce(t, C1Addr, to)

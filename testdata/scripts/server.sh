@@ -509,14 +509,21 @@ rebind_0() {
 		fi
 	}
 	# shut the gate to the old address and open it to the new one
-	try '' nft -f - <<EOF || fail 40
+	try '' nft -f - <<EOF || {
 delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
-delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto pass }
 EOF
+		if gone; then
+			say 'ipipou0: the gate did not have the peer'\''s old address any more'
+			rebind_0_or_2_1
+		else
+			fail 40
+		fi
+	}
 	# the alternate address, if it was in use, is not needed any more
 	take_back undo_alternate_listener_0 || :
 	take_back undo_alternate_address_0 || :
@@ -554,15 +561,22 @@ EOF
 	# ipipou0: the tunnel to the peer's new address
 	try "passing_undo_rebind_0_or_1_1_4 ${OLD_IP} ${OLD_LOCAL} ${OLD_PORT}" ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 172.29.0.0 encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev s0 || fail 52
 	# shut the gate to the old address and open it to the new one
-	try '' nft -f - <<EOF || fail 40
+	try '' nft -f - <<EOF || {
 delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
-delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
 add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
 add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
 add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
 EOF
+		if gone; then
+			say 'ipipou0: the gate did not have the peer'\''s old address any more'
+			rebind_0_or_1_1_or_5_1
+		else
+			fail 40
+		fi
+	}
 	return 0
 }
 
@@ -579,21 +593,54 @@ rebind_0_or_1_1_or_2_2() {
 	return 0
 }
 
+rebind_0_or_1_1_or_5_1() {
+	try '' nft -f - <<EOF || :
+delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+EOF
+	try '' nft -f - <<EOF || :
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+EOF
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${PEER_IP} . 172.29.0.0 }
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : 172.29.0.0 }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto alternate }
+EOF
+	return 0
+}
+
+rebind_0_or_2_1() {
+	try '' nft -f - <<EOF || :
+delete element ip ipipou0 peers { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+EOF
+	try '' nft -f - <<EOF || :
+delete element ip ipipou0 bare { ${OLD_IP} . ${OLD_LOCAL} }
+EOF
+	try '' nft -f - <<EOF || fail 40
+add element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} : 172.29.0.0 }
+delete element ip ipipou0 alt_in { ${FOU_IP} . 10000 . ${OLD_IP} . ${OLD_PORT} }
+add element ip ipipou0 bare { ${PEER_IP} . ${FOU_IP} }
+add element ip ipipou0 peers { ${FOU_IP} . 10000 . ${PEER_IP} . ${PEER_PORT} : goto pass }
+EOF
+	return 0
+}
+
 # Undos, run in reverse order of their steps.
 passing_undo_bind_0_3() {
 	run nft -f - <<EOF
 delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
+delete element ip ipipou0 bare { ${2} . ${1} }
 add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
-delete element ip ipipou0 bare { ${2} . ${1} }
 EOF
 }
 passing_undo_bind_0_or_1_1_6() {
 	run nft -f - <<EOF
 delete element ip ipipou0 peers { ${1} . 10000 . ${2} . ${3} }
+delete element ip ipipou0 bare { ${2} . 172.29.0.0 }
 add element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} : 172.29.0.0 }
 delete element ip ipipou0 alt_in { ${1} . 10000 . ${2} . ${3} }
-delete element ip ipipou0 bare { ${2} . 172.29.0.0 }
 EOF
 }
 passing_undo_rebind_0_1() {
