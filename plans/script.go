@@ -166,9 +166,11 @@ func (s *script) steps(name string, steps []Step) {
 			s.line("\tnote %s", Quote(entry))
 			continue
 		}
-		if st.Key != "" {
-			s.body.WriteString("\tpending " + undo + " ||\n\t")
+		if !st.Taken.IsZero() {
+			s.pending(st, undo)
+			s.line("\ttaken %s %s", Quote(strings.Join(st.Lines, "|")), st.Taken.line())
 		}
+		s.pending(st, undo)
 		s.condition(st)
 		if !st.Unless.IsZero() {
 			s.body.WriteString("\tquiet " + st.Unless.line() + " ||\n\t")
@@ -206,6 +208,14 @@ func (s *script) steps(name string, steps []Step) {
 	s.line("\treturn 0\n}")
 	for _, t := range tails {
 		s.steps(t.name, t.steps)
+	}
+}
+
+// pending makes what follows depend on the step's not being done already for another
+// tunnel.
+func (s *script) pending(st Step, undo string) {
+	if st.Key != "" {
+		s.body.WriteString("\tpending " + undo + " ||\n\t")
 	}
 }
 

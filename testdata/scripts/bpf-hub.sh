@@ -38,6 +38,7 @@ NAME=office
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -72,17 +73,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -534,6 +542,8 @@ EOF
 	# inner addresses of both ends
 	try '' ip address add 172.28.0.0 peer 172.28.0.3 dev ipipou0 || fail 51
 	# where s0's filters are, if there are none yet
+	pending undo_clsact_0 ||
+		taken 'qdisc clsact *' tc qdisc show dev s0
 	pending undo_clsact_0 ||
 		try undo_clsact_0 tc qdisc add dev s0 clsact || {
 		if exists; then

@@ -16,6 +16,7 @@ NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -50,17 +51,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -521,6 +529,8 @@ EOF
 	try '' ip -6 route add fd43::/64 via ::c000:203 dev ipipou0 onlink || fail 1
 	# where s0's filters are, if there are none yet
 	pending undo_clsact_0 ||
+		taken 'qdisc clsact *' tc qdisc show dev s0
+	pending undo_clsact_0 ||
 		try undo_clsact_0 tc qdisc add dev s0 clsact || {
 		if exists; then
 			say 's0 has a queueing discipline for filters already: it is used, and will stay'
@@ -555,6 +565,8 @@ EOF
 		fi
 	}
 	# where s0's filters are, if there are none yet
+	pending undo_clsact_0 ||
+		taken 'qdisc clsact *' tc qdisc show dev s0
 	pending undo_clsact_0 ||
 		try undo_clsact_0 tc qdisc add dev s0 clsact || {
 		if exists; then

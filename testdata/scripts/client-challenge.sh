@@ -21,6 +21,7 @@ NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -55,17 +56,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -347,6 +355,8 @@ up() {
 	try undo_up_4 ip link add name ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev c0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_0 ||
+		taken "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show
+	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
 		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
@@ -383,6 +393,8 @@ rebind_0() {
 	# ipipou0: the tunnel from the new address
 	try '' ip link set dev ipipou0 type ipip remote "${PEER_IP}" local "${FOU_IP}" encap fou encap-sport 10000 encap-dport "${PEER_PORT}" dev c0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		taken "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP} ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev c0 || {
 		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 ipproto 4 local ${FOU_IP} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then

@@ -70,6 +70,7 @@ NAME=many
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -104,17 +105,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -784,6 +792,8 @@ up() {
 	absent 'interface ipipou3 exists already' 'ipipou3 *|ipipou3@*' ip -br link show || fail 52
 	# the gate: closed to everybody until a peer has authenticated
 	pending undo_gate ||
+		taken 'table ip ipipou0' nft list tables
+	pending undo_gate ||
 		try undo_gate nft -f - <<EOF || fail 40
 create table ip ipipou0
 table ip ipipou0 {
@@ -850,6 +860,8 @@ table ip ipipou0 {
 EOF
 	# what comes to the FOU port is taken out of its UDP
 	pending undo_listener_0 ||
+		taken "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show
+	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" dev s0 || {
 		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
@@ -861,6 +873,8 @@ EOF
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_listener_1 ||
+		taken "port 10001 ipproto 4|port 10001 ipproto 4 local ${FOU_IP}|port 10001 ipproto 4 local ${FOU_IP} *" ip fou show
 	pending undo_listener_1 ||
 		try "undo_listener_1 ${FOU_IP}" ip fou add port 10001 ipproto 4 local "${FOU_IP}" dev s0 || {
 		if exists && prints "port 10001 ipproto 4|port 10001 ipproto 4 local ${FOU_IP}|port 10001 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
@@ -875,6 +889,8 @@ EOF
 	# ipipou2: the tunnel to the server
 	try undo_up_11 ip link add name ipipou2 type ipip remote "${PEER_IP}" local "${FOU_IP_2}" encap fou encap-sport 10002 encap-dport "${PEER_PORT}" mode ipip dev s1 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_2 ||
+		taken "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} *" ip fou show
 	pending undo_listener_2 ||
 		try "undo_listener_2 ${FOU_IP_2} ${PEER_IP} ${PEER_PORT}" ip fou add port 10002 ipproto 4 local "${FOU_IP_2}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s1 || {
 		if exists && prints "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} dev *|port 10002 ipproto 4 local ${FOU_IP_2} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10002 ipproto 4 local ${FOU_IP_2} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
@@ -892,6 +908,8 @@ EOF
 	# ipipou3: the tunnel to the server
 	try undo_up_15 ip link add name ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" mode ipip dev s0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_3 ||
+		taken "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show
 	pending undo_listener_3 ||
 		try "undo_listener_3 ${FOU_IP} ${PEER_IP_2} ${PEER_PORT_2}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP_2}" peer_port "${PEER_PORT_2}" dev s0 || {
 		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} dev *|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2}|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2} *" ip fou show; then
@@ -989,6 +1007,8 @@ EOF
 bind_0_or_1_1() {
 	# alternate local address; nft rewrites it, it is never seen outside
 	pending undo_alternate_address_0 ||
+		taken '*' ip -4 -o address show to 172.29.0.0/32
+	pending undo_alternate_address_0 ||
 		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
 		if exists; then
 			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
@@ -997,6 +1017,8 @@ bind_0_or_1_1() {
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		taken 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show
 	pending undo_alternate_listener_0 ||
 		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
 		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 dev *' ip fou show; then
@@ -1085,6 +1107,8 @@ EOF
 rebind_0_or_1_1() {
 	# alternate local address; nft rewrites it, it is never seen outside
 	pending undo_alternate_address_0 ||
+		taken '*' ip -4 -o address show to 172.29.0.0/32
+	pending undo_alternate_address_0 ||
 		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
 		if exists; then
 			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
@@ -1093,6 +1117,8 @@ rebind_0_or_1_1() {
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		taken 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show
 	pending undo_alternate_listener_0 ||
 		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
 		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 dev *' ip fou show; then
@@ -1218,6 +1244,8 @@ EOF
 bind_1_or_1_1() {
 	# alternate local address; nft rewrites it, it is never seen outside
 	pending undo_alternate_address_1 ||
+		taken '*' ip -4 -o address show to 172.29.0.1/32
+	pending undo_alternate_address_1 ||
 		try undo_alternate_address_1 ip address add 172.29.0.1/32 scope global dev s0 || {
 		if exists; then
 			say 'the alternate local address 172.29.0.1 exists already: it is used, and will stay'
@@ -1226,6 +1254,8 @@ bind_1_or_1_1() {
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_1 ||
+		taken 'port 10001 ipproto 4|port 10001 ipproto 4 local 172.29.0.1|port 10001 ipproto 4 local 172.29.0.1 *' ip fou show
 	pending undo_alternate_listener_1 ||
 		try undo_alternate_listener_1 ip fou add port 10001 ipproto 4 local 172.29.0.1 dev s0 || {
 		if exists && prints 'port 10001 ipproto 4|port 10001 ipproto 4 local 172.29.0.1|port 10001 ipproto 4 local 172.29.0.1 dev *' ip fou show; then
@@ -1306,6 +1336,8 @@ EOF
 rebind_1_or_1_1() {
 	# alternate local address; nft rewrites it, it is never seen outside
 	pending undo_alternate_address_1 ||
+		taken '*' ip -4 -o address show to 172.29.0.1/32
+	pending undo_alternate_address_1 ||
 		try undo_alternate_address_1 ip address add 172.29.0.1/32 scope global dev s0 || {
 		if exists; then
 			say 'the alternate local address 172.29.0.1 exists already: it is used, and will stay'
@@ -1314,6 +1346,8 @@ rebind_1_or_1_1() {
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_1 ||
+		taken 'port 10001 ipproto 4|port 10001 ipproto 4 local 172.29.0.1|port 10001 ipproto 4 local 172.29.0.1 *' ip fou show
 	pending undo_alternate_listener_1 ||
 		try undo_alternate_listener_1 ip fou add port 10001 ipproto 4 local 172.29.0.1 dev s0 || {
 		if exists && prints 'port 10001 ipproto 4|port 10001 ipproto 4 local 172.29.0.1|port 10001 ipproto 4 local 172.29.0.1 dev *' ip fou show; then
@@ -1407,6 +1441,8 @@ rebind_2() {
 	try '' ip link set dev ipipou2 type ipip remote "${PEER_IP}" local "${FOU_IP_2}" encap fou encap-sport 10002 encap-dport "${PEER_PORT}" dev s1 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_2 ||
+		taken "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} *" ip fou show
+	pending undo_listener_2 ||
 		try "undo_listener_2 ${FOU_IP_2} ${PEER_IP} ${PEER_PORT}" ip fou add port 10002 ipproto 4 local "${FOU_IP_2}" peer "${PEER_IP}" peer_port "${PEER_PORT}" dev s1 || {
 		if exists && prints "port 10002 ipproto 4|port 10002 ipproto 4 local ${FOU_IP_2}|port 10002 ipproto 4 local ${FOU_IP_2} dev *|port 10002 ipproto 4 local ${FOU_IP_2} peer ${PEER_IP} peer_port ${PEER_PORT}|port 10002 ipproto 4 local ${FOU_IP_2} peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
 			say 'a FOU listener on port 10002 exists already: it is used, and will stay'
@@ -1440,6 +1476,8 @@ rebind_3() {
 	# ipipou3: the tunnel from the new address
 	try '' ip link set dev ipipou3 type ipip remote "${PEER_IP_2}" local "${FOU_IP}" encap fou encap-sport 10003 encap-dport "${PEER_PORT_2}" dev s0 || fail 52
 	# what the server sends to the FOU port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_3 ||
+		taken "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} *" ip fou show
 	pending undo_listener_3 ||
 		try "undo_listener_3 ${FOU_IP} ${PEER_IP_2} ${PEER_PORT_2}" ip fou add port 10003 ipproto 4 local "${FOU_IP}" peer "${PEER_IP_2}" peer_port "${PEER_PORT_2}" dev s0 || {
 		if exists && prints "port 10003 ipproto 4|port 10003 ipproto 4 local ${FOU_IP}|port 10003 ipproto 4 local ${FOU_IP} dev *|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2}|port 10003 ipproto 4 local ${FOU_IP} peer ${PEER_IP_2} peer_port ${PEER_PORT_2} *" ip fou show; then

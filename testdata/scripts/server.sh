@@ -23,6 +23,7 @@ NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -57,17 +58,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -340,6 +348,8 @@ up() {
 	absent 'interface ipipou0 exists already' 'ipipou0 *|ipipou0@*' ip -br link show || fail 52
 	# the gate: closed to everybody until a peer has authenticated
 	pending undo_gate ||
+		taken 'table ip ipipou0' nft list tables
+	pending undo_gate ||
 		try undo_gate nft -f - <<EOF || fail 40
 create table ip ipipou0
 table ip ipipou0 {
@@ -394,6 +404,8 @@ table ip ipipou0 {
 EOF
 	# what comes to the FOU port is taken out of its UDP
 	pending undo_listener_0 ||
+		taken "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} *" ip fou show
+	pending undo_listener_0 ||
 		try "undo_listener_0 ${FOU_IP}" ip fou add port 10000 ipproto 4 local "${FOU_IP}" dev s0 || {
 		if exists && prints "port 10000 ipproto 4|port 10000 ipproto 4 local ${FOU_IP}|port 10000 ipproto 4 local ${FOU_IP} dev *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
@@ -445,6 +457,8 @@ EOF
 bind_0_or_1_1() {
 	# alternate local address; nft rewrites it, it is never seen outside
 	pending undo_alternate_address_0 ||
+		taken '*' ip -4 -o address show to 172.29.0.0/32
+	pending undo_alternate_address_0 ||
 		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
 		if exists; then
 			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
@@ -453,6 +467,8 @@ bind_0_or_1_1() {
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		taken 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show
 	pending undo_alternate_listener_0 ||
 		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
 		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 dev *' ip fou show; then
@@ -533,6 +549,8 @@ EOF
 rebind_0_or_1_1() {
 	# alternate local address; nft rewrites it, it is never seen outside
 	pending undo_alternate_address_0 ||
+		taken '*' ip -4 -o address show to 172.29.0.0/32
+	pending undo_alternate_address_0 ||
 		try undo_alternate_address_0 ip address add 172.29.0.0/32 scope global dev s0 || {
 		if exists; then
 			say 'the alternate local address 172.29.0.0 exists already: it is used, and will stay'
@@ -541,6 +559,8 @@ rebind_0_or_1_1() {
 		fi
 	}
 	# what comes to the FOU port is taken out of its UDP
+	pending undo_alternate_listener_0 ||
+		taken 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 *' ip fou show
 	pending undo_alternate_listener_0 ||
 		try undo_alternate_listener_0 ip fou add port 10000 ipproto 4 local 172.29.0.0 dev s0 || {
 		if exists && prints 'port 10000 ipproto 4|port 10000 ipproto 4 local 172.29.0.0|port 10000 ipproto 4 local 172.29.0.0 dev *' ip fou show; then

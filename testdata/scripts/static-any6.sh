@@ -16,6 +16,7 @@ NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -50,17 +51,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -342,6 +350,8 @@ up() {
 	try undo_up_5 ip link add name ipipou0 type ip6tnl remote "${PEER_IP}" local 2001:db8::1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" encaplimit none mode any dev eth0 || fail 52
 	# what the other end sends to the GUE port is taken out of its UDP; the kernel refuses other senders
 	pending undo_listener_0 ||
+		taken 'port 10000 gue -6|port 10000 gue -6 local 2001:db8::1|port 10000 gue -6 local 2001:db8::1 *' ip fou show
+	pending undo_listener_0 ||
 		try "undo_listener_0 ${PEER_IP} ${PEER_PORT}" ip -6 fou add port 10000 gue local 2001:db8::1 peer "${PEER_IP}" peer_port "${PEER_PORT}" dev eth0 || {
 		if exists && prints "port 10000 gue -6|port 10000 gue -6 local 2001:db8::1|port 10000 gue -6 local 2001:db8::1 dev *|port 10000 gue -6 local 2001:db8::1 peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 gue -6 local 2001:db8::1 peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
 			say 'a FOU listener on port 10000 exists already: it is used, and will stay'
@@ -379,6 +389,8 @@ rebind_0() {
 	# ipipou0: the tunnel from the new address
 	try '' ip link set dev ipipou0 type ip6tnl remote "${PEER_IP}" local 2001:db8::1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" dev eth0 || fail 52
 	# what the other end sends to the GUE port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		taken 'port 10000 gue -6|port 10000 gue -6 local 2001:db8::1|port 10000 gue -6 local 2001:db8::1 *' ip fou show
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${PEER_IP} ${PEER_PORT}" ip -6 fou add port 10000 gue local 2001:db8::1 peer "${PEER_IP}" peer_port "${PEER_PORT}" dev eth0 || {
 		if exists && prints "port 10000 gue -6|port 10000 gue -6 local 2001:db8::1|port 10000 gue -6 local 2001:db8::1 dev *|port 10000 gue -6 local 2001:db8::1 peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 gue -6 local 2001:db8::1 peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then

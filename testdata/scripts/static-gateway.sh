@@ -23,6 +23,7 @@ NAME=ipipou0
 JOURNAL=${IPIPOU_RUN_DIR:-/run/ipipou}/$NAME.undo
 ERR=
 INTERRUPTED=
+LATE=
 export LC_ALL=C
 set -f
 
@@ -57,17 +58,24 @@ run() {
 }
 
 # try UNDO COMMAND...: run a step, its undo noted before it. A step that failed
-# has nothing to undo.
+# has nothing to undo. What may be there already is noted when it is known to be ours.
 try() {
-	undo=$1
+	undo=$1 late=$LATE LATE=
 	shift
 	STEP=$*
 	stop_if_interrupted
-	[ -z "$undo" ] || note "$undo"
-	run "$@" && return 0
-	[ -z "$undo" ] || drop "$undo"
+	[ -z "$undo" ] || [ -n "$late" ] || note "$undo"
+	if run "$@"; then
+		[ -z "$late" ] || note "$undo"
+		return 0
+	fi
+	[ -z "$undo" ] || [ -n "$late" ] || drop "$undo"
 	return 1
 }
+
+# taken 'LINE|LINE...' COMMAND...: what the next step makes may be somebody else's, if
+# the command prints one of these lines.
+taken() { if prints "$@"; then LATE=y; else LATE=; fi; }
 
 quiet() { "$@" >/dev/null 2>&1; }
 
@@ -364,6 +372,8 @@ up() {
 	absent 'interface ipipou0 exists already' 'ipipou0 *|ipipou0@*' ip -br link show || fail 52
 	# what is forwarded passes between the tunnel and what it is for, in both directions, and nothing else comes in or out of it
 	pending undo_forwarding ||
+		taken 'table inet ipipou0' nft list tables
+	pending undo_forwarding ||
 		try undo_forwarding nft -f - <<EOF || fail 40
 create table inet ipipou0
 table inet ipipou0 {
@@ -399,6 +409,7 @@ EOF
 	# the operator's own, for the way down
 	note undo_up_9
 	# bridge for the network behind this end
+	taken 'br0 *|br0@*' ip -br link show
 	try undo_up_10 ip link add name br0 type bridge || {
 		if exists; then
 			say 'the bridge br0 exists already: it is used, and will stay'
@@ -407,6 +418,7 @@ EOF
 			fail 52
 		fi
 	}
+	taken '*' ip -o address show to 10.42.1.1/32
 	try undo_up_11 ip address add 10.42.1.1/24 dev br0 || {
 		if exists; then
 			say 'br0 has the address 10.42.1.1/24 already: it is used, and will stay'
@@ -418,6 +430,8 @@ EOF
 	# ipipou0: the tunnel to the other end
 	try undo_up_13 ip link add name ipipou0 type ipip remote "${PEER_IP}" local 192.0.2.1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" mode ipip dev eth0 || fail 52
 	# what the other end sends to the GUE port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		taken 'port 10000 gue|port 10000 gue local 192.0.2.1|port 10000 gue local 192.0.2.1 *' ip fou show
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 gue local 192.0.2.1 peer "${PEER_IP}" peer_port "${PEER_PORT}" dev eth0 || {
 		if exists && prints "port 10000 gue|port 10000 gue local 192.0.2.1|port 10000 gue local 192.0.2.1 dev *|port 10000 gue local 192.0.2.1 peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 gue local 192.0.2.1 peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
@@ -481,6 +495,8 @@ rebind_0() {
 	# ipipou0: the tunnel from the new address
 	try '' ip link set dev ipipou0 type ipip remote "${PEER_IP}" local 192.0.2.1 encap gue encap-sport 10000 encap-dport "${PEER_PORT}" dev eth0 || fail 52
 	# what the other end sends to the GUE port is taken out of its UDP; the kernel refuses other senders
+	pending undo_listener_0 ||
+		taken 'port 10000 gue|port 10000 gue local 192.0.2.1|port 10000 gue local 192.0.2.1 *' ip fou show
 	pending undo_listener_0 ||
 		try "undo_listener_0 ${PEER_IP} ${PEER_PORT}" ip fou add port 10000 gue local 192.0.2.1 peer "${PEER_IP}" peer_port "${PEER_PORT}" dev eth0 || {
 		if exists && prints "port 10000 gue|port 10000 gue local 192.0.2.1|port 10000 gue local 192.0.2.1 dev *|port 10000 gue local 192.0.2.1 peer ${PEER_IP} peer_port ${PEER_PORT}|port 10000 gue local 192.0.2.1 peer ${PEER_IP} peer_port ${PEER_PORT} *" ip fou show; then
