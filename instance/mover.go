@@ -72,8 +72,17 @@ func (m *mover) remote() netip.AddrPort {
 	return netip.AddrPortFrom(m.tunnel.RemoteIP, m.tunnel.RemotePort)
 }
 
+// gone is the error of a tunnel whose outer interface is no more.
+func (m *mover) gone(now *moment) error {
+	if m.index == 0 || now.index(m.tunnel.FOUDev) != 0 {
+		return nil
+	}
+	return fmt.Errorf("the interface %s is gone", m.tunnel.FOUDev)
+}
+
 // fresh are the tunnel's outer addresses now, and whether one of them or the
-// interface is another than before.
+// interface is another than before. Where there is no interface it is an error: there
+// is nothing to move to.
 func (m *mover) fresh(now *moment) (vars map[string]string, changed bool, err error) {
 	vars = maps.Clone(m.vars)
 	for name, value := range m.tunnel.PeerVars(m.remote()) {
@@ -92,6 +101,10 @@ func (m *mover) fresh(now *moment) (vars map[string]string, changed bool, err er
 		if asked {
 			vars[name] = value
 		}
+	}
+	// Last: it may have had its address still when that was asked for.
+	if err := m.gone(now); err != nil {
+		return nil, false, err
 	}
 	return vars, now.index(m.tunnel.FOUDev) != m.index || !maps.Equal(vars, m.vars), nil
 }

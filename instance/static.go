@@ -31,8 +31,15 @@ func (s *static) run(ctx context.Context) error {
 		retry = nil
 		s.mu.Lock()
 		err := s.follow()
-		s.mu.Unlock()
+		var gone error
 		if err != nil {
+			gone = s.gone(s.in.anew()) // also if that was only while it moved
+		}
+		s.mu.Unlock()
+		switch {
+		case gone != nil: // that it is back will be noticed
+			s.in.Log.Warn(s.tunnel.Dev + ": not moved yet: " + gone.Error())
+		case err != nil:
 			s.in.Log.Error(s.tunnel.Dev + ": moving the tunnel: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 			retry = time.After(retryMove)
 		}

@@ -1,0 +1,68 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ipipou/plans"
+	"ipipou/runner"
+)
+
+// A moved is a static tunnel of BPF whose outer interface, which had the index 7, is no
+// more; but its own address was asked for when it still was, and another one already.
+func moved(t *testing.T, said *strings.Builder) *static {
+	t.Helper()
+	f, err := plans.Load("./a.toml", func(string) ([]byte, error) {
+		return []byte("static = true\nbackend = \"bpf\"\nfou-dev = \"nosuch0\"\nfou-remote = \"192.0.2.2\"\ntunl-ip = \"10.9.0.1/30\""), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := plans.Resolve([]string{"a"}, []plans.File{f}, plans.Settings{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tunnel := c.Tunnels[0]
+	in := &Instance{Config: c, Log: NewLog(said, 3, false, false), vars: map[string]string{}, asked: changing(c)}
+	journal, err := runner.OpenJournal(t.TempDir(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { journal.Close() })
+	in.run = &runner.Runner{Log: in.Log, Journal: journal, Exec: func(c plans.Command) (string, string, error) {
+		t.Errorf("ran %s", c)
+		return "", "", errors.New("exit status 1")
+	}}
+	now := in.anew()
+	for name := range in.asked {
+		now.answers[name] = answer{value: "7"}
+	}
+	now.indexes[tunnel.FOUDev] = 0
+	return &static{&mover{in: in, again: make(chan struct{}, 1), tunnel: tunnel, index: 7, vars: map[string]string{tunnel.IPVar(): "192.0.2.1"}}}
+}
+
+// Whose outer interface is gone does not move, nor try to: an address that was asked for
+// before is of no use.
+func TestNobodyMovesToWhatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		s := moved(t, &said)
+		if s.stale(s.in.moment()) {
+			t.Error("it is to move to an interface that is gone")
+		}
+		// It went away when the tunnel was to move already.
+		s.trigger()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := s.run(ctx); err != nil {
+			t.Error(err)
+		}
+		if want := " WARN ipipou0: not moved yet: the interface nosuch0 is gone\n"; said.String() != want {
+			t.Errorf("it said %q, want %q", said.String(), want)
+		}
+	})
+}
