@@ -209,7 +209,7 @@ func (in *Instance) serve(ctx context.Context) error {
 				parts = append(parts, s.run)
 			}
 		case plans.Static:
-			s := newStatic(in, t, now)
+			s := &static{newMover(in, t, now)}
 			movers = append(movers, s.mover)
 			parts = append(parts, s.run)
 		default:
@@ -241,6 +241,11 @@ func (in *Instance) serve(ctx context.Context) error {
 		listening.mends = mends
 	}
 	parts = append(parts, mends.run)
+	for _, t := range in.Config.Tunnels {
+		if t.Role == plans.Static {
+			in.Log.Info(t.Dev + ": up") // and what is taken away from now on is noticed
+		}
+	}
 	var running sync.WaitGroup
 	for _, part := range parts {
 		running.Go(func() {

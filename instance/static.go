@@ -4,8 +4,6 @@ import (
 	"context"
 	"strings"
 	"time"
-
-	"ipipou/plans"
 )
 
 // retryMove is how long a static tunnel waits before it tries again to move.
@@ -13,11 +11,6 @@ const retryMove = 5 * time.Second
 
 // A static tunnel has nobody to authenticate to; it only follows its ends.
 type static struct{ *mover }
-
-func newStatic(in *Instance, t plans.Tunnel, now *moment) *static {
-	in.Log.Info(t.Dev + ": up")
-	return &static{newMover(in, t, now)}
-}
 
 func (s *static) run(ctx context.Context) error {
 	var retry <-chan time.Time

@@ -21,7 +21,7 @@ func setPath(t *testing.T, path string) {
 }
 
 func TestCommand(t *testing.T) {
-	run := Command(5 * time.Second)
+	run := Command(time.Minute)
 	out, _, err := run(plans.Command{Argv: []string{"sh", "-c", "cat; echo $LC_ALL"}, Stdin: "in "})
 	if err != nil || out != "in C\n" {
 		t.Errorf("%q %v", out, err)
@@ -46,7 +46,7 @@ func TestCommand(t *testing.T) {
 
 // Nothing of the caller's environment gets to a command, and it is found in Path alone.
 func TestCommandsEnvironment(t *testing.T) {
-	run := Command(5 * time.Second)
+	run := Command(time.Minute)
 	t.Setenv("IPIPOU_SECRET", "hunter2")
 	t.Setenv("LD_LIBRARY_PATH", "/nonexistent")
 	t.Setenv("LC_ALL", "de_DE.UTF-8")
