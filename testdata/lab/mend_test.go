@@ -180,10 +180,9 @@ func TestBPFNameTakenByOthers(t *testing.T) {
 	take := func(p *Proc) {
 		t.Helper()
 		n := p.Len()
-		w.a.batch(t, "link del ipipou0")
 		// The program may be looking just now, and be the first to make another one: not twice within seconds.
 		Eventually(t, commandTimeout, func() error {
-			_, err := w.a.TryInput("link del ipipou0\nlink add ipipou0 type bridge\n", "ip", "-force", "-batch", "-")
+			_, err := w.a.TryInput("link del ipipou0\nlink add ipipou0 type bridge\n", "ip", "-batch", "-")
 			return err
 		})
 		p.WaitLogFrom(t, n, `ERROR the interface ipipou0 was deleted, and somebody has made another one of that name`, commandTimeout)
