@@ -133,8 +133,8 @@ func TestThingsTakenAway(t *testing.T) {
 	t.Run("interface before exit", func(t *testing.T) {
 		s.startServer(t, server...)
 		s.startClient(t, token...)
-		// In one go, so that there is no time to put it back.
-		s.Srv.Run(t, "sh", "-c", "ip link del ipipou0; kill "+strconv.Itoa(s.server.Pid()))
+		// Held meanwhile, so that there is no time to put it back.
+		s.Srv.Run(t, "sh", "-c", strings.ReplaceAll("kill -STOP PID; ip link del ipipou0; kill PID; kill -CONT PID", "PID", strconv.Itoa(s.server.Pid())))
 		ends(t, 200, `clean-up failed`)
 		stop(t, s.client)
 		SameState(t, "the server after a clean-up that failed in part", before, s.Srv.Snapshot(t))

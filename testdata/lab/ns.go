@@ -3,14 +3,15 @@ package lab
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -185,21 +186,53 @@ func (ns *NS) Counters(t T, dev string) Counters {
 	return links[0].Stats64
 }
 
-// waitRunning waits until each device has its carrier: what is sent before is lost.
+// waitRunning waits until each device has its carrier, and the kernel sends by it: what is sent before is lost.
 func (ns *NS) waitRunning(t T) {
 	t.Helper()
 	Eventually(t, commandTimeout, func() error {
 		return ns.Do(func() error {
-			devices, err := net.Interfaces()
-			for _, dev := range devices {
-				// A BPF tunnel's device has no reader, which is its carrier.
-				if dev.Flags&net.FlagUp != 0 && dev.Flags&net.FlagRunning == 0 && dev.Flags&net.FlagPointToPoint == 0 {
-					err = fmt.Errorf("in %s: %s has no carrier", ns.Name, dev.Name)
+			links, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+			if err != nil {
+				return err
+			}
+			messages, err := syscall.ParseNetlinkMessage(links)
+			for _, m := range messages {
+				if m.Header.Type == unix.RTM_NEWLINK && err == nil {
+					err = running(m)
 				}
 			}
-			return err
+			if err != nil {
+				return fmt.Errorf("in %s: %w", ns.Name, err)
+			}
+			return nil
 		})
 	})
+}
+
+// running is nil if a link that is up can send. That a cable's other end is up is told in the background, which may take
+// a second and more when many links change (net/core/link_watch.c); until then a new device claims to be running, but its
+// queue is "noop", which drops all.
+func running(link syscall.NetlinkMessage) error {
+	attrs, err := syscall.ParseNetlinkRouteAttr(&link)
+	if err != nil {
+		return err
+	}
+	var name, queue string
+	for _, a := range attrs {
+		switch a.Attr.Type {
+		case unix.IFLA_IFNAME:
+			name = unix.ByteSliceToString(a.Value)
+		case unix.IFLA_QDISC:
+			queue = unix.ByteSliceToString(a.Value)
+		}
+	}
+	// struct ifinfomsg (rtnetlink(7)): the flags are its third word.
+	flags := binary.NativeEndian.Uint32(link.Data[8:])
+	// A BPF tunnel's device has no reader, which is its carrier.
+	if flags&unix.IFF_UP == 0 || flags&unix.IFF_POINTOPOINT != 0 || flags&unix.IFF_RUNNING != 0 && queue != "noop" {
+		return nil
+	}
+	return fmt.Errorf("%s has no carrier, or no queue yet (%s)", name, queue)
 }
 
 // Eventually calls f until it returns nil; if it does not within the time, the test fails with f's last error.
