@@ -162,7 +162,7 @@ func TestBPFCrash(t *testing.T) {
 		p.server.WaitLogFrom(t, n, p.tunnel(1)+` bound at`, commandTimeout)
 		p.works(t, 0)
 		p.works(t, 1)
-		p.Bad.Ping(t, "10.7.0.1", "-c", "1")
+		p.Bad.Ping(t, "10.7.0.1")
 		for _, proc := range []*Proc{p.server, p.client[0]} {
 			if n := count(proc.Logs(), `ERROR`); n > 0 {
 				t.Errorf("%d errors while undoing what was left", n)
@@ -170,7 +170,7 @@ func TestBPFCrash(t *testing.T) {
 		}
 	}
 	stop(t, p.client[0], p.client[1], p.server)
-	p.Bad.Ping(t, "10.7.0.1", "-c", "1")
+	p.Bad.Ping(t, "10.7.0.1")
 	stop(t, beside, other)
 	sameStates(t, "in the end", p.dir, before)
 }
@@ -273,8 +273,8 @@ func TestBPFNodes(t *testing.T) {
 			}
 			for i := range hosts {
 				j := (i + 1) % 3
-				hosts[i].Ping(t, fmt.Sprintf("10.9.0.%d", j+1), "-c", "1")
-				hosts[i].Ping(t, fmt.Sprintf("fd09::%d", j+1), "-c", "1")
+				hosts[i].Ping(t, fmt.Sprintf("10.9.0.%d", j+1))
+				hosts[i].Ping(t, fmt.Sprintf("fd09::%d", j+1))
 				if err := both(behind[i], behind[j], fmt.Sprintf("10.42.%d.2", i+1), fmt.Sprintf("10.42.%d.2", j+1), 2_000_000); err != nil {
 					t.Error(err)
 				}
@@ -333,7 +333,7 @@ func TestBPFPortsAndMoves(t *testing.T) {
 	script.do(t, "rebind", "192.0.2.2")
 	other := startIPIPOU(t, w.dir, w.b, "--static", "--backend", "bpf", "--fou-dev", "b0", "--fou-remote", "192.0.2.1", "--tunl-ip", "10.0.0.2/30", "-vv")
 	other.WaitLog(t, `ipipou0: up`, commandTimeout)
-	w.a.Ping(t, "10.0.0.2", "-c", "1")
+	w.a.Ping(t, "10.0.0.2")
 	script.do(t, "down")
 	sameStates(t, "after moves", "", before)
 

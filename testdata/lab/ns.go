@@ -155,10 +155,12 @@ func (ns *NS) Do(f func() error) error {
 	return <-done
 }
 
-// Ping fails the test if addr answers none of a few echo requests.
+// Ping sends echo requests until addr answers one, and fails the test if it does not in time. The first may be lost: an
+// IPv6 address is not one of the host's until a while after it was added, also without duplicate address detection (the
+// work of addrconf_dad_start in net/ipv6/addrconf.c).
 func (ns *NS) Ping(t T, addr string, options ...string) {
 	t.Helper()
-	ns.Run(t, append(append([]string{"ping", "-n", "-c", "3", "-i", "0.2", "-W", "10"}, options...), addr)...)
+	ns.Run(t, append(append([]string{"ping", "-n", "-c", "1", "-i", "0.2", "-w", "10"}, options...), addr)...)
 }
 
 // NoPing fails the test if addr answers.

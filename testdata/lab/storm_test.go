@@ -39,7 +39,7 @@ func TestStorm(t *testing.T) {
 	// What tells the server that connections are tracked must not be over before it starts.
 	c.srv.Sysctl(t, map[string]string{"net/netfilter/nf_conntrack_icmp_timeout": "3600"})
 	noModprobe(t)
-	c.srv.Ping(t, benchClient, "-c", "1")
+	c.srv.Ping(t, benchClient)
 	c.storm(t, c.kernelLeft)
 }
 

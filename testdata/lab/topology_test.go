@@ -81,7 +81,7 @@ func (m *mesh) works(t *testing.T, mode string, n int) {
 					t.Error(err)
 				}
 			}
-			m.host[i].Ping(t, fmt.Sprintf("10.42.%d.9", j+1), "-c", "1")
+			m.host[i].Ping(t, fmt.Sprintf("10.42.%d.9", j+1))
 			if err := both(m.host[i], m.host[j], fmt.Sprintf("10.42.%d.9", i+1), fmt.Sprintf("10.42.%d.9", j+1), 300_000); err != nil {
 				t.Error(err)
 			}

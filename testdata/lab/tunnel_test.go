@@ -127,8 +127,8 @@ func stop(t testing.TB, procs ...*Proc) {
 
 func (p *pair) works(t testing.TB, i int) {
 	t.Helper()
-	p.Srv.Ping(t, clientInner[i], "-c", "1")
-	[]*NS{p.C1, p.C2}[i].Ping(t, p.serverInner(i), "-c", "1")
+	p.Srv.Ping(t, clientInner[i])
+	[]*NS{p.C1, p.C2}[i].Ping(t, p.serverInner(i))
 }
 
 // Two clients behind one public address, each with its own key; both tunnels carry 100 MB each way at once.

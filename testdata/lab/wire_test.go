@@ -160,7 +160,7 @@ func (ns *NS) fullPing(t testing.TB, dev, addr string) {
 	if netip.MustParseAddr(addr).Is6() {
 		headers = 48
 	}
-	ns.Ping(t, addr, "-c", "1", "-M", "do", "-s", fmt.Sprint(ns.mtu(t, dev)-headers))
+	ns.Ping(t, addr, "-M", "do", "-s", fmt.Sprint(ns.mtu(t, dev)-headers))
 }
 
 // fragments is how many packets a host has sent in pieces.
