@@ -72,46 +72,25 @@ func TestBPFLifetime(t *testing.T) {
 		life = 20 * time.Second // starting programs takes long there
 	}
 	p := newPair(t, bpf+fmt.Sprintf("auth-lifetime = %.0f\n", life.Seconds()), bpf)
-	let := time.Now() // in at the earliest, the last time
+	since := time.Now()
 	p.start(t)
 	inner := p.Srv.ListenUDP(t, "0.0.0.0:2000")
-	arrives := func(word string, within time.Duration) bool {
-		t.Helper()
-		p.C1.SendUDP(t, clientInner[0]+":1000", serverInner[0]+":2000", []byte(word))
-		inner.SetReadDeadline(time.Now().Add(within))
-		for buf := make([]byte, 100); ; {
-			k, _, err := inner.ReadFrom(buf)
-			if err != nil || string(buf[:k]) == word {
-				return err == nil
-			}
-		}
-	}
 	authenticate := func() {
 		t.Helper()
 		n := p.client[0].Len()
 		p.client[0].Signal(t, syscall.SIGUSR1)
 		p.client[0].WaitLogFrom(t, n, `reply source=\S+ length=73 ok=true`, commandTimeout)
 	}
-	// Longer than its time, but never silent for so long.
-	for i := range 12 {
-		now := time.Now()
-		if !arrives(fmt.Sprint("busy ", i), life/2) {
-			if silent := time.Since(let); silent < life {
-				t.Fatalf("a busy peer was shut out at packet %d, after %v", i, silent)
-			}
-			// It is this machine that was too busy.
-			now = time.Now()
-			authenticate()
-		}
-		let = now
-		time.Sleep(life / 8) // it is time that is tested
-	}
+	p.staysIn(t, inner, 1, life, since, authenticate)
 	time.Sleep(2 * life) // nothing of the peer's, and no event that would tell
-	if arrives("idle", 100*time.Millisecond) {
+	if p.arrives(t, inner, 0, "idle", 100*time.Millisecond) {
 		t.Error("a peer that was silent for longer than auth-lifetime is let in")
 	}
+	since = time.Now()
 	authenticate()
-	p.works(t, 0)
+	if !p.arrives(t, inner, 0, "again", life/2) && time.Since(since) < life {
+		t.Error("one who authenticated again is shut out")
+	}
 	stop(t, p.client[0], p.client[1], p.server)
 }
 
