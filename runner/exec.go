@@ -2,7 +2,6 @@ package runner
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -65,33 +64,39 @@ func Command(limit time.Duration) Exec {
 			return "", "", err
 		}
 		limit := limit + lineTimeout*time.Duration(strings.Count(c.Stdin, "\n"))
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, path)
-		cmd.Args = c.Argv
-		cmd.Env = []string{"PATH=" + Path, "LC_ALL=C", "LANGUAGE="}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-		cmd.WaitDelay = time.Second
-		switch {
-		case len(c.Data) > 0:
-			cmd.Stdin = bytes.NewReader(c.Data)
-		case c.Stdin != "":
-			cmd.Stdin = strings.NewReader(c.Stdin)
+		cmd := &exec.Cmd{
+			Path: path, Args: c.Argv,
+			Env:         []string{"PATH=" + Path, "LC_ALL=C", "LANGUAGE="},
+			SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+			WaitDelay:   lingering,
 		}
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		err = cmd.Run()
+		stdin := c.Data
+		if len(stdin) == 0 {
+			stdin = []byte(c.Stdin)
+		}
+		switch {
+		case len(stdin) > pipePage:
+			cmd.Stdin = bytes.NewReader(stdin)
+		case len(stdin) > 0:
+			in, err := filled(stdin)
+			if err != nil {
+				return "", "", err
+			}
+			defer in.Close()
+			cmd.Stdin = in
+		}
+		stdout, stderr, killed, err := finish(cmd, limit)
 		if errors.Is(err, exec.ErrWaitDelay) {
-			err = nil // it ended well, and left a child that holds its output
+			err = nil // it ended well, and left a child that holds its input
 		}
 		var exit *exec.ExitError
 		switch {
-		case ctx.Err() != nil:
+		case killed:
 			err = fmt.Errorf("%w after %s", ErrKilled, limit)
 		case errors.As(err, &exit) && !exit.Exited():
 			err = fmt.Errorf("%w (%w)", ErrKilled, err)
 		}
-		return stdout.String(), stderr.String(), err
+		return stdout, stderr, err
 	}
 }
 
