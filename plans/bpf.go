@@ -267,18 +267,19 @@ func (t Tunnel) later(s Step, lines, undo []string) Step {
 
 // batches are the lines with pinned maps, and with ids.
 func (t Tunnel) batches(lines []string) (pinned, byID Command) {
-	ids := map[string]string{"devices": devicesMap, "endpoints": endpointsMap, "peers": peersMap}
 	if len(lines) == 0 {
 		return Command{}, Command{}
 	}
-	var toPins, toIDs []string
-	for _, m := range datapath.Maps {
-		toPins = append(toPins, "@"+m.Name+" ", "pinned "+t.bpf.dir+"/"+m.Name+" ")
-		toIDs = append(toIDs, "@"+m.Name+" ", "id ${"+ids[m.Name]+"} ")
+	ids := map[string]string{"devices": devicesMap, "endpoints": endpointsMap, "peers": peersMap}
+	var toPins, toIDs strings.Builder
+	for _, l := range lines {
+		what, rest, _ := strings.Cut(l, "@")
+		name, rest, _ := strings.Cut(rest, " ")
+		toPins.WriteString(what + "pinned " + t.bpf.dir + "/" + name + " " + rest + "\n")
+		toIDs.WriteString(what + "id ${" + ids[name] + "} " + rest + "\n")
 	}
-	text := strings.Join(lines, "\n") + "\n"
-	batch := func(to []string) Command {
-		return Command{Argv: []string{"bpftool", "batch", "file", "-"}, Stdin: strings.NewReplacer(to...).Replace(text)}
+	batch := func(text *strings.Builder) Command {
+		return Command{Argv: []string{"bpftool", "batch", "file", "-"}, Stdin: text.String()}
 	}
-	return batch(toPins), batch(toIDs)
+	return batch(&toPins), batch(&toIDs)
 }
