@@ -44,6 +44,48 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// What a command prints is read while it runs, and its input written, however much there is of either.
+func TestCommandsPipes(t *testing.T) {
+	run := Command(time.Minute)
+	for _, size := range []int{1, pipePage, pipePage + 1, 1 << 20} {
+		text := strings.Repeat("x", size)
+		for _, in := range []plans.Command{{Stdin: text}, {Data: []byte(text)}} {
+			in.Argv = []string{"sh", "-c", "tee /dev/fd/2"}
+			out, stderr, err := run(in)
+			if err != nil || out != text || stderr != text {
+				t.Errorf("%d bytes: %d and %d are back (%v)", size, len(out), len(stderr), err)
+			}
+		}
+		in := plans.Command{Argv: []string{"true"}, Stdin: text} // which does not read it
+		if _, _, err := run(in); err != nil {
+			t.Errorf("%d bytes that nobody reads: %v", size, err)
+		}
+	}
+	if out, _, err := run(c("cat")); err != nil || out != "" {
+		t.Errorf("without input: %q %v", out, err)
+	}
+}
+
+// What a command has started may hold its output, or print on: it has ended nevertheless.
+func TestCommandsThatLeaveOthers(t *testing.T) {
+	run := Command(20 * time.Second)
+	for _, left := range []string{"sleep 60", "while sleep 0.1; do echo again; done"} {
+		out, _, err := run(plans.Command{Argv: []string{"sh", "-c", "echo begun; ( " + left + " ) & echo $!"}})
+		lines := strings.SplitN(out, "\n", 3)
+		if err != nil || len(lines) < 3 || lines[0] != "begun" {
+			t.Errorf("%s: %q %v", left, out, err)
+			continue
+		}
+		if _, _, err := run(c("kill " + lines[1])); err != nil {
+			t.Errorf("%s: not left running: %v", left, err)
+		}
+	}
+	// One that gives its output up is awaited, and killed as any other.
+	if _, _, err := Command(50 * time.Millisecond)(plans.Command{Argv: []string{"sh", "-c", "exec >&- 2>&-; exec sleep 60"}}); !errors.Is(err, ErrKilled) {
+		t.Errorf("without output: %v, want ErrKilled", err)
+	}
+}
+
 // Nothing of the caller's environment gets to a command, and it is found in Path alone.
 func TestCommandsEnvironment(t *testing.T) {
 	run := Command(time.Minute)
