@@ -7,8 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ipipou/plans"
 )
@@ -30,6 +33,10 @@ type Exec func(plans.Command) (stdout, stderr string, err error)
 // -ldflags "-X ipipou/runner.Path=/bin".
 var Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// places are where programs have been found. As in a shell, one that is still there is
+// not looked for again.
+var places sync.Map
+
 // LookPath finds a program in Path, as Command does. A name with a slash stays as it is.
 func LookPath(name string) (string, error) {
 	if strings.Contains(name, "/") {
@@ -38,8 +45,13 @@ func LookPath(name string) (string, error) {
 		}
 		return name, nil
 	}
+	key := Path + " " + name
+	if path, known := places.Load(key); known && unix.Access(path.(string), unix.X_OK) == nil {
+		return path.(string), nil
+	}
 	for _, dir := range filepath.SplitList(Path) {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			places.Store(key, path)
 			return path, nil
 		}
 	}

@@ -124,6 +124,12 @@ func TestCommandsEnvironment(t *testing.T) {
 	if out, _, err := run(c("env")); err != nil || out != "env of the caller\n" {
 		t.Errorf("the first of two: %q %v", out, err)
 	}
+	if err := os.Remove(filepath.Join(dir, "env")); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := run(c("env")); err != nil || !strings.HasPrefix(out, "PATH=") {
+		t.Errorf("the other, when the first is gone: %q %v", out, err)
+	}
 }
 
 // A command does not outlive a kill -9 of ours: the next start may begin at once.
