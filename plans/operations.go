@@ -33,7 +33,7 @@ func (s *script) payloads(c Config, inline bool) {
 				given = ConfigDir + "/" + c.Name + "." + kind
 				s.comment("\t", given+" must hold "+must+"; "+numbered(variable, i)+" in the environment names another file")
 			}
-			return `"${` + numbered(variable, i) + `:-` + escapeExpanded(given, `"`) + `}"`
+			return `"${` + numbered(variable, i) + `:-` + escapeExpanded(given, quotedEscapes) + `}"`
 		}
 		switch a := t.Auth; {
 		case a.Token != nil && inline:
@@ -181,12 +181,20 @@ func (s *script) operations(c Config) {
 		}
 	}
 	s.line("\tload\n\tfacts")
+	moved := map[string][]Tunnel{} // by the fact that moves them
+	for _, t := range clients {
+		moved[t.factIP] = append(moved[t.factIP], t)
+		if t.RemoteHost != "" && t.Refresh > 0 {
+			moved[t.varPeerIP] = append(moved[t.varPeerIP], t)
+		}
+	}
 	for _, v := range c.Facts() {
-		for _, t := range clients {
-			if v.Name == t.factIP && v.Name != "" || v.Name == t.varPeerIP && t.RemoteHost != "" && t.Refresh > 0 {
-				s.line("\tnow=$(word %d %s)", v.Word, v.Query.line())
-				s.line("\t[ -z \"$now\" ] || [ \"$now\" = \"$%s\" ] || op_move_%s '' ''", v.Name, fn(t))
-			}
+		if v.Name == "" {
+			continue
+		}
+		for _, t := range moved[v.Name] {
+			s.line("\tnow=$(word %d %s)", v.Word, v.Query.line())
+			s.line("\t[ -z \"$now\" ] || [ \"$now\" = \"$%s\" ] || op_move_%s '' ''", v.Name, fn(t))
 		}
 	}
 	s.line("\tauthenticate\n}")
@@ -246,7 +254,8 @@ func (t Tunnel) called() string {
 // dispatch is the main program.
 func (s *script) dispatch(c Config) {
 	binds, usage := "", "up | down | rebind [IP [PORT [DEV]]] | status"
-	if len(c.servers()) > 0 {
+	servers := len(c.servers()) > 0
+	if servers {
 		binds, usage = "bind|", "up | down | bind IP PORT [DEV] | rebind IP PORT [DEV] | status"
 	}
 	if c.Tunnels[0].bpf.shared {
@@ -272,7 +281,7 @@ func (s *script) dispatch(c Config) {
 			s.line("\t\tcase $1 in\n\t\tbind) locked op_bind_%s \"${2-}\" \"${3-}\" ;;\n\t\t*) locked op_move_%s \"${2-}\" \"${3-}\" ;;\n\t\tesac\n\t\t;;", fn(t), fn(t))
 			continue
 		}
-		if len(c.servers()) > 0 {
+		if servers {
 			s.line("\t\t[ \"$1\" = rebind ] || die 2 %s", Quote(t.Dev+" can't be bound, only a server's tunnel can"))
 		}
 		s.line("\t\tlocked op_move_%s \"${2-}\" \"${3-}\"", fn(t))

@@ -324,15 +324,17 @@ func Quote(w string) string {
 	if _, _, _, ok := cutVar(w); !ok {
 		return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 	}
-	return `"` + escapeExpanded(w, `"`) + `"`
+	return `"` + escapeExpanded(w, quotedEscapes) + `"`
 }
 
+// What the shell expands, escaped in a here-document and in double quotes.
+var (
+	hereEscapes   = strings.NewReplacer(`\`, `\\`, "`", "\\`", "$", `\$`)
+	quotedEscapes = strings.NewReplacer(`\`, `\\`, "`", "\\`", "$", `\$`, `"`, `\"`)
+)
+
 // escapeExpanded escapes s for a place where the shell expands, leaving ${NAME}.
-func escapeExpanded(s, quote string) string {
-	r := strings.NewReplacer(`\`, `\\`, "`", "\\`", "$", `\$`, quote, `\`+quote)
-	if quote == "" {
-		r = strings.NewReplacer(`\`, `\\`, "`", "\\`", "$", `\$`)
-	}
+func escapeExpanded(s string, r *strings.Replacer) string {
 	var b strings.Builder
 	for {
 		before, name, after, ok := cutVar(s)

@@ -48,6 +48,7 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 	if err != nil {
 		return Config{}, err
 	}
+	c.Tunnels = make([]Tunnel, 0, len(layers))
 	for i, layer := range layers {
 		r := newReader(layer, read)
 		t, err := r.tunnel()
@@ -121,7 +122,7 @@ func layersOf(top Settings, files []File, flags Settings, read Files) ([]Setting
 
 // distinct refuses tunnels that would take each other's names, ports or addresses.
 func (c Config) distinct() error {
-	seen := map[string]Tunnel{}
+	seen := map[string]*Tunnel{}
 	for i, t := range c.Tunnels {
 		local := t.FOUDev
 		if t.FOUIP.IsValid() {
@@ -149,7 +150,7 @@ func (c Config) distinct() error {
 			keys = append(keys, fmt.Sprintf("route %s, metric %d, table %d,", r.To, r.Metric, r.Table))
 		}
 		for _, key := range keys {
-			if other, both := seen[key]; both && t.shares(other) && !strings.HasPrefix(key, "number") && !strings.HasPrefix(key, "route") {
+			if other, both := seen[key]; both && t.shares(*other) && !strings.HasPrefix(key, "number") && !strings.HasPrefix(key, "route") {
 				continue
 			} else if both {
 				hint := "give each [[tunnel]] its own number"
@@ -163,7 +164,7 @@ func (c Config) distinct() error {
 				}
 				return fmt.Errorf("tunnel %d (%s): %s is also that of tunnel %s: %s", i+1, t.Dev, key, other.Dev, hint)
 			}
-			seen[key] = t
+			seen[key] = &c.Tunnels[i]
 		}
 		if t.Bridge != nil {
 			if other, both := seen["tunl-dev "+t.Bridge.Name]; both {

@@ -297,7 +297,7 @@ func (s *script) command(before string, c Command, after string) {
 		return
 	}
 	s.line("%s %s <<EOF%s", before, c.line(), after)
-	s.body.WriteString(escapeExpanded(c.Stdin, "") + "EOF\n")
+	s.body.WriteString(escapeExpanded(c.Stdin, hereEscapes) + "EOF\n")
 }
 
 // programs are those that plans call, none of which is called like a function.
