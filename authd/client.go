@@ -18,6 +18,10 @@ import (
 // come when the next has been sent already.
 const keepSent = 8
 
+// replyBuf is for one reply, in bytes: the longest but that to a long token. What is longer
+// is cut, and so is no reply. A thousand clients have one each.
+const replyBuf = 512
+
 // newest forgets the oldest of too many.
 func newest[T any](sent []T) []T {
 	return slices.Delete(sent, 0, max(0, len(sent)-keepSent))
@@ -293,23 +297,39 @@ func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 				continue
 			}
 			e.restart()
-			attempt()
+			apart(attempt)
 		case d := <-replies:
-			if c.hear(d) {
-				c.tell(e.answered())
-			}
+			apart(func() {
+				if c.hear(d) {
+					c.tell(e.answered())
+				}
+			})
 		case <-timer.C:
 			send, ev := e.due(c.cfg.Now())
-			c.tell(ev)
-			if send {
-				attempt()
-			}
+			apart(func() {
+				c.tell(ev)
+				if send {
+					attempt()
+				}
+			})
 		}
 	}
 }
 
+// apart does f on a goroutine of its own, and waits for it. A signature takes some 16 KiB
+// of stack, and a goroutine that waits would keep them until the next collection: those of
+// a thousand clients that start together are more than all else that they have.
+func apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
+
 func (c *Client) receive(ctx context.Context, replies chan<- Datagram) error {
-	buf := make([]byte, bufLen)
+	buf := make([]byte, max(replyBuf, 15*4+udpHeaderLen+len(c.cfg.Auth.Token)))
 	for {
 		n, from, err := c.in.recv(ctx, buf)
 		if err != nil {

@@ -255,6 +255,12 @@ func (in *Instance) serve(ctx context.Context) error {
 		})
 	}
 	running.Go(func() { in.triggers(ctx, clients, movers, fail) })
+	if listening == nil {
+		// Clients make little garbage, so that a thousand of them collect it once in some
+		// seconds at most, and what it takes meanwhile is less.
+		debug.SetGCPercent(20)
+	}
+	debug.FreeOSMemory() // to open sockets and to sign took some
 	running.Wait()
 	mends.names.check(in.Config.Tunnels)
 	var own *Error

@@ -21,15 +21,15 @@ func BenchmarkTunnels(b *testing.B) {
 	var table strings.Builder
 	table.WriteString("| tunnels | start, s | stop, s | memory, MB | start with a process each, s | stop, s | memory, MB |\n|" + strings.Repeat("---:|", 7) + "\n")
 	for _, n := range []int{1, 10, 100, thousand} {
-		one := measureTunnels(b, n, func(dir string) [][]string {
-			return [][]string{{"--config", tomlFile(b, dir, "tunnels", tunnelsFile(n, private, public, "verb = 2")...)}}
+		one := measureTunnels(b, servers, n, func(dir string) [][]string {
+			return [][]string{{"--config", tomlFile(b, dir, "tunnels", tunnelsFile(n, private, public, bpf, "verb = 2")...)}}
 		})
 		fmt.Fprintf(&table, "| %d | %s |", n, one)
 		if n > processesAtMost {
 			table.WriteString(" – | – | – |\n")
 			continue
 		}
-		each := measureTunnels(b, n, func(string) (args [][]string) {
+		each := measureTunnels(b, servers, n, func(string) (args [][]string) {
 			for i := range n {
 				args = append(args, []string{
 					"-s", "--backend", "bpf", "-n", fmt.Sprint(i), "--fou-dev", "s0", "-vv", "--reply-on-auth-ok",
@@ -43,6 +43,42 @@ func BenchmarkTunnels(b *testing.B) {
 	fmt.Printf("\n%s\n", &table)
 }
 
+// BenchmarkKernelTunnels prints the same of the kernel's drivers, for servers, whose interfaces are made when their peers
+// bind, and for clients. They are in the emulated machine, where all takes ten times as long: what the table is for is
+// whether it grows with the number.
+func BenchmarkKernelTunnels(b *testing.B) {
+	if !InGuest() {
+		b.Skip("this kernel has no such drivers")
+	}
+	private, _ := keygen(b)
+	_, public := keygen(b)
+	var table strings.Builder
+	table.WriteString("| tunnels | start of servers, s | stop, s | memory, MB | of clients, s | stop, s | memory, MB |\n|" + strings.Repeat("---:|", 7) + "\n")
+	for _, n := range []int{10, 100, thousand} {
+		fmt.Fprintf(&table, "| %d |", n)
+		for _, at := range []side{servers, clients} {
+			fmt.Fprintf(&table, " %s |", measureTunnels(b, at, n, func(dir string) [][]string {
+				lines := at.file(n, private, public, `backend = "kernel"`, "verb = 2")
+				return [][]string{{"--config", tomlFile(b, dir, "tunnels", lines...)}}
+			}))
+		}
+		table.WriteString("\n")
+	}
+	fmt.Printf("\n%s\n", &table)
+}
+
+// A side of tunnels: where it runs, its configuration, and what its log says of each tunnel that is up.
+type side struct {
+	in    func(benchWire) *NS
+	file  func(n int, private, public string, top ...string) []string
+	ready string
+}
+
+var (
+	servers = side{func(w benchWire) *NS { return w.srv }, tunnelsFile, "waiting for an authentication"}
+	clients = side{func(w benchWire) *NS { return w.cli }, clientsFile, "authentication sent"}
+)
+
 type tunnelsCost struct {
 	start, stop time.Duration
 	memory      float64 // MB, of what processes share each has its part
@@ -52,19 +88,20 @@ func (c tunnelsCost) String() string {
 	return fmt.Sprintf("%.2f | %.2f | %.0f", c.start.Seconds(), c.stop.Seconds(), c.memory)
 }
 
-// measureTunnels starts a process for each list of arguments, all at once, until n tunnels wait for their peers.
-func measureTunnels(b *testing.B, n int, args func(dir string) [][]string) (cost tunnelsCost) {
+// measureTunnels starts a process for each list of arguments, all at once, until n tunnels are up.
+func measureTunnels(b *testing.B, at side, n int, args func(dir string) [][]string) (cost tunnelsCost) {
 	b.Helper()
 	w, dir := newBenchWire(b), b.TempDir()
+	w.cli.batch(b, "route add "+crowdNetwork+" via "+SrvAddr)
 	all := args(dir)
 	procs := make([]*followed, len(all))
 	started := time.Now()
 	for i, words := range all {
-		procs[i] = follow(b, filepath.Join(dir, fmt.Sprint(i)), w.srv, words...)
+		procs[i] = follow(b, filepath.Join(dir, fmt.Sprint(i)), at.in(w), words...)
 	}
 	for _, p := range procs {
 		for range n / len(procs) {
-			p.wait(b, "waiting for an authentication")
+			p.wait(b, at.ready)
 		}
 	}
 	cost.start = time.Since(started)
