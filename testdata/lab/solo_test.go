@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -302,33 +301,5 @@ func noJournal(t testing.TB, dir string, ns *NS) {
 	files, err := filepath.Glob(filepath.Join(dir, ns.Name, "run", "*"))
 	if err != nil || len(files) > 0 {
 		t.Errorf("left behind on %s: %v (%v)", ns.Name, files, err)
-	}
-}
-
-// quick is Snapshot in a fifth of its time: without sysctls and IPv6's rules, and all in two processes.
-func (ns *NS) quick(t testing.TB) string {
-	t.Helper()
-	objects := []string{"link show", "addr show", "route show table all", "rule show", "fou show"}
-	// A kernel without FOU has no ports of it: hence the force.
-	out := ns.Run(t, "sh", "-ec", "printf '"+strings.Join(objects, `\n`)+"' | ip -force -d -j -batch - || :; echo; nft -j list ruleset")
-	var lines []string
-	answers := json.NewDecoder(strings.NewReader(out))
-	titles := append(objects, "ruleset")
-	for i := 0; ; i++ {
-		var answer json.RawMessage
-		err := answers.Decode(&answer)
-		if err == io.EOF && i >= len(objects) {
-			return strings.Join(lines, "\n") + "\n"
-		}
-		if err != nil || i >= len(titles) {
-			t.Fatalf("in %s: %d answers, then %v:\n%s", ns.Name, i, err, out)
-		}
-		facts, err := parseFacts(string(answer), i == 1)
-		if err != nil {
-			t.Fatalf("in %s: %s: %v", ns.Name, titles[i], err)
-		}
-		for _, fact := range facts {
-			lines = append(lines, titles[i]+": "+fact)
-		}
 	}
 }
