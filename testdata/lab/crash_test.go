@@ -51,6 +51,20 @@ type step struct {
 	nth          int // among those that are equal, from 1
 }
 
+// kind is the command without what it is about: ip link add, nft.
+func (s step) kind() string {
+	words := slices.DeleteFunc(strings.Fields(s.words), func(word string) bool { return strings.HasPrefix(word, "-") })
+	if words[0] != "ip" {
+		return words[0]
+	}
+	return strings.Join(words[:min(3, len(words))], " ")
+}
+
+// lastOfKind reports whether no later step of a phase is of the same kind as the ith.
+func lastOfKind(steps []step, i int) bool {
+	return !slices.ContainsFunc(steps[i+1:], func(s step) bool { return s.phase == steps[i].phase && s.kind() == steps[i].kind() })
+}
+
 func (s step) is(other step) bool { return s.words == other.words && s.stdin == other.stdin }
 
 // newLife is one of the program with these arguments; the first phase is its start.
@@ -412,7 +426,8 @@ func (l *life) unfinished(t *testing.T, p *Proc, s step, want int) {
 
 // everywhere disturbs the program at each of its steps, one after the other: what one run leaves, the next one has to
 // clean up. Thoroughly means: it is also ended in rarer ways, one of them at each step. In the machine, where all takes
-// long, it is only killed, and at every other step. Who has the time gets all at each step (IPIPOU_LAB_LONG).
+// long, it is only killed, and of each kind of step in a phase only at the last, which leaves most behind. Who has the
+// time gets all at each step (IPIPOU_LAB_LONG).
 func (l *life) everywhere(thoroughly bool) {
 	l.Helper()
 	all := l.ns.Snapshot(l)
@@ -425,18 +440,20 @@ func (l *life) everywhere(thoroughly bool) {
 			})
 		}
 	}
+	everyStep := long() || !InGuest()
+	killed := func(what string, i int, steps []step, f func(*testing.T, step)) {
+		if everyStep || i < len(steps) && lastOfKind(steps, i) {
+			at(what, i, steps, f)
+		}
+	}
 	for i := range max(len(l.ups), len(l.downs)) {
 		rarely := func(way int) bool { return long() || thoroughly && i%3 == way }
-		if long() || !InGuest() || i%2 == 0 {
-			at("killed", i, l.ups, l.killed)
-		}
+		killed("killed", i, l.ups, l.killed)
 		if rarely(0) {
 			at("killed before", i, l.ups, l.killedBefore)
 		}
-		if long() || !InGuest() || i%2 == 0 {
-			at("killed going down", i, l.downs, l.killedGoingDown)
-		}
-		if long() || !InGuest() {
+		killed("killed going down", i, l.downs, l.killedGoingDown)
+		if everyStep {
 			at("fails", i, l.ups, l.fails)
 		}
 		if rarely(1) {
