@@ -125,6 +125,7 @@ func (ns *NS) noOffload(t testing.TB, dev string) {
 
 // A BPF end and one of the kernel's drivers, in each wire format that both know.
 func TestKernelToBPF(t *testing.T) {
+	t.Parallel()
 	for _, m := range bpfModes {
 		if !m.kernel {
 			continue
@@ -143,6 +144,7 @@ func TestKernelToBPF(t *testing.T) {
 
 // Tunnels that somebody made by hand at the other end.
 func TestPlainKernelToBPF(t *testing.T) {
+	t.Parallel()
 	for mode, command := range map[string]string{
 		"ipip": "tunnel add t0 mode ipip local 192.0.2.2 remote 192.0.2.1 dev b0",
 		"sit":  "tunnel add t0 mode sit local 192.0.2.2 remote 192.0.2.1 ttl 64 dev b0",
@@ -167,6 +169,7 @@ func TestPlainKernelToBPF(t *testing.T) {
 
 // Authenticated tunnels of which one end is BPF and one the kernel's FOU, behind the NAT, two at once.
 func TestKernelPeersOfBPF(t *testing.T) {
+	t.Parallel()
 	const kernel = "backend = \"kernel\"\n"
 	for name, p := range map[string]func(testing.TB) *pair{
 		"BPF server": func(t testing.TB) *pair { return newPair(t, bpf, kernel) },

@@ -53,6 +53,7 @@ func (s *scriptHost) do(t testing.TB, args ...string) string {
 // What the program does and what the script does that it prints is the same: after each operation two hosts, equal
 // before, are equal still.
 func TestPrintedScriptServer(t *testing.T) {
+	t.Parallel()
 	for name, more := range map[string]string{
 		"plain":   "",
 		"options": "auth-lifetime = 3000\nencap-csum = true\nno-nft-counter = true\nroutes = [\"10.77.0.0/24\"]\n",
@@ -167,6 +168,7 @@ func TestPrintedScriptClient(t *testing.T) {
 
 // With everything on it that a tunnel can have.
 func TestPrintedScriptStatic(t *testing.T) {
+	t.Parallel()
 	for name, args := range map[string][]string{
 		"to one": {"--mode", "any4", "--encap", "gue", "--fou-dev", "s0", "--fou-remote", BadAddr, "--tunl-ip", "10.9.0.1,fd09::1/64", "--tunl-peer-ip",
 			"10.9.0.2", "--routes", "default,10.78.0.0/24 via 10.9.0.2 metric 5,fd78::/64,203.0.112.0/23", "--bridge", "br0 10.42.1.1/24", "--forward",

@@ -57,6 +57,11 @@ func TestNoConnectionTrackingLoaded(t *testing.T) {
 		return strings.Contains(out, "nf_conntrack")
 	}
 	if loaded() {
+		t.Cleanup(func() {
+			if err := LoadModules(); err != nil {
+				t.Error(err)
+			}
+		})
 		// Namespaces of earlier tests are taken down in the background.
 		Eventually(t, commandTimeout, func() error {
 			_, err := run("", "modprobe", "-r", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_nat", "nf_conntrack_netlink", "nf_conntrack")

@@ -71,6 +71,7 @@ func exitCode(err error) int {
 
 // A server that is nothing but the script, its peers bound by hand, and clients that are the program.
 func TestScriptServer(t *testing.T) {
+	t.Parallel()
 	for shell, env := range shells(t) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
@@ -108,6 +109,7 @@ func TestScriptServer(t *testing.T) {
 
 // A client that is nothing but the script.
 func TestScriptClient(t *testing.T) {
+	t.Parallel()
 	for shell, env := range shells(t) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
@@ -142,6 +144,7 @@ func TestScriptClient(t *testing.T) {
 
 // Operations at the wrong time, and with the wrong words, change nothing.
 func TestScriptRefuses(t *testing.T) {
+	t.Parallel()
 	for shell, env := range shells(t) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
@@ -284,7 +287,7 @@ func TestScriptUndoes(t *testing.T) {
 			for _, op := range c.ready {
 				good.do(t, op...)
 			}
-			ready := n.Srv.Snapshot(t)
+			ready := n.Srv.quick(t)
 			for step := 1; ; step++ {
 				broken, log := saboteur(t, all[c.shell], step, "echo 'refused by the test' >&2; exit 2")
 				bad := &scriptHost{good.ns, good.path, append(append(append([]string{}, broken[:3]...), good.env[len(good.env)-2]), broken[3])}
@@ -322,7 +325,7 @@ func TestScriptUndoes(t *testing.T) {
 				if err != nil && !strings.Contains(err.Error(), "refused by the test") {
 					t.Errorf("%s refused: the reason is not in %v", done[step-1], err)
 				}
-				SameState(t, "the host after "+done[step-1]+" was refused", ready, n.Srv.Snapshot(t))
+				SameState(t, "the host after "+done[step-1]+" was refused", ready, n.Srv.quick(t))
 			}
 		})
 	}

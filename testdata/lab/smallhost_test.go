@@ -80,6 +80,7 @@ func onSmallHost(t testing.TB, ns *NS, args ...string) (s *scriptHost, root stri
 
 // A client that is a host without Go: its script authenticates to our server, roams, and is undone.
 func TestSmallHostClient(t *testing.T) {
+	t.Parallel()
 	for _, scheme := range []string{"ed25519", "token"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
