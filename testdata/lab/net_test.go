@@ -57,6 +57,7 @@ func TestLabKernelFOU(t *testing.T) {
 }
 
 func TestLabNAT(t *testing.T) {
+	t.Parallel()
 	n := NewNet(t)
 	n.C1.Ping(t, SrvAddr)
 	n.C2.Ping(t, SrvAddr)
@@ -103,6 +104,7 @@ func TestLabNAT(t *testing.T) {
 
 // Without a gate a stranger who names the peer's address gets in: what tests of the gate rely on to mean something.
 func TestLabSpoof(t *testing.T) {
+	t.Parallel()
 	n := NewNet(t)
 	fouByHand(t, n.Srv, SrvAddr, RtrAddr, "172.28.0.0", "172.28.0.1")
 	var packets uint64
@@ -156,6 +158,7 @@ func TestLabClock(t *testing.T) {
 
 // Two networks are the same to Snapshot, and one is after traffic what it was before.
 func TestLabSnapshot(t *testing.T) {
+	t.Parallel()
 	a, b := NewNet(t), NewNet(t)
 	before := a.Srv.Snapshot(t)
 	SameState(t, "the server of another network", before, b.Srv.Snapshot(t))

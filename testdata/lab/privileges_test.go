@@ -144,6 +144,7 @@ func TestBPFPrivileges(t *testing.T) {
 
 // With the kernel's drivers: NET_ADMIN and NET_RAW; and where there are hooks they have what the operator has.
 func TestPrivileges(t *testing.T) {
+	t.Parallel()
 	ns := oneHost(t)
 	net, raw, module := capabilities(unix.CAP_NET_ADMIN), capabilities(unix.CAP_NET_RAW), capabilities(unix.CAP_SYS_MODULE)
 	low := capabilities(unix.CAP_NET_BIND_SERVICE)

@@ -9,6 +9,7 @@ import (
 // How the Python tool is used: a process for each tunnel. They know nothing of each other, and the second client
 // behind the same public address gets its alternate address all the same.
 func TestProcessForEachTunnel(t *testing.T) {
+	t.Parallel()
 	n := NewNet(t)
 	dir := t.TempDir()
 	before := n.Srv.Snapshot(t)
@@ -92,6 +93,7 @@ func TestNoConnectionTrackingLoaded(t *testing.T) {
 
 // The Python tool's unit runs it as a user of systemd's making with two capabilities, all file systems read-only.
 func TestCapabilitiesAreEnough(t *testing.T) {
+	t.Parallel()
 	n := NewNet(t)
 	before := n.Srv.Snapshot(t)
 	as := []string{"setpriv", "--reuid", "64999", "--regid", "64999", "--clear-groups", "--inh-caps", "-all,+net_admin,+net_raw",

@@ -171,6 +171,7 @@ func TestTwoClientsBehindOneAddress(t *testing.T) {
 
 // The router maps a client anew: the tunnel follows at the next SIGUSR1, and the old address is shut out.
 func TestRoaming(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, "", "")
 	before := p.Srv.Snapshot(t)
 	p.start(t)
