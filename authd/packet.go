@@ -122,12 +122,14 @@ func deviceIoctl(c *socket.Conn, device string, req uint) (*unix.Ifreq, error) {
 // setFilter replaces the filter at once: no packet is seen by none or by both
 // (SO_ATTACH_FILTER, socket(7)). Packets that an earlier one passed may still
 // be in the receive queue.
-func (p *packetConn) setFilter(filter []bpf.Instruction) error {
+func (p *packetConn) setFilter(filter []bpf.Instruction) error { return attach(p.c, filter) }
+
+func attach(c *socket.Conn, filter []bpf.Instruction) error {
 	raw, err := bpf.Assemble(filter)
 	if err != nil {
 		return fmt.Errorf("assembling the filter: %w", err)
 	}
-	if err := p.c.SetBPF(raw); err != nil {
+	if err := c.SetBPF(raw); err != nil {
 		return fmt.Errorf("attaching the filter: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/socket"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,14 +22,54 @@ import (
 // channel is not closed: after ctx has ended it yields no more.
 func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
 	groups := uint32(unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK | 1<<(unix.RTNLGRP_TC-1))
-	return watch(ctx, unix.NETLINK_ROUTE, groups, func([]byte) bool { return true })
+	return watch(ctx, unix.NETLINK_ROUTE, groups, nil, func([]byte) bool { return true })
+}
+
+// WatchLost returns a channel like that of WatchAddrs, for what takes something off an
+// interface, or may have: routes deleted that `ip route add` had made (RTPROT_BOOT;
+// not those of routing daemons, of which there may be thousands a second), rules and
+// addresses deleted, and interfaces set up or down, with which the kernel drops IPv4
+// routes without a word (fib_sync_down_dev in net/ipv4/fib_semantics.c). The kernel
+// tells nothing else: to hear of it and to throw it away would take time.
+func WatchLost(ctx context.Context) (<-chan struct{}, error) {
+	groups := uint32(unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE | unix.RTMGRP_IPV4_RULE | 1<<(unix.RTNLGRP_IPV6_RULE-1) |
+		unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK)
+	return watch(ctx, unix.NETLINK_ROUTE, groups, lossFilter(), func([]byte) bool { return true })
+}
+
+// lossFilter passes the messages that WatchLost is about, each of which comes alone
+// (rtnl_notify). A message is a header (16 bytes; netlink(7)) with the type at 4, and
+// of a route struct rtmsg with the protocol at 5, of an interface struct ifinfomsg with
+// the flags that changed at 12 (rtnetlink(7)). The kernel's are in host order, and a
+// filter loads in network order.
+func lossFilter() []bpf.Instruction {
+	kind := func(k uint16) uint32 {
+		return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, k)))
+	}
+	var a asm
+	a.add(bpf.LoadAbsolute{Off: 4, Size: 2})
+	a.jump(bpf.JumpEqual, kind(unix.RTM_DELRULE), "pass")
+	a.jump(bpf.JumpEqual, kind(unix.RTM_DELADDR), "pass")
+	a.jump(bpf.JumpEqual, kind(unix.RTM_NEWLINK), "link")
+	a.jump(bpf.JumpNotEqual, kind(unix.RTM_DELROUTE), "drop")
+	a.add(bpf.LoadAbsolute{Off: 16 + 5, Size: 1})
+	a.jump(bpf.JumpEqual, unix.RTPROT_BOOT, "pass")
+	a.jumpAlways("drop")
+	a.label("link")
+	a.add(bpf.LoadAbsolute{Off: 16 + 12, Size: 4})
+	a.jump(bpf.JumpBitsSet, binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, unix.IFF_UP)), "pass")
+	a.label("drop")
+	a.add(bpf.RetConstant{Val: 0})
+	a.label("pass")
+	a.add(bpf.RetConstant{Val: 1 << 16})
+	return a.link()
 }
 
 // WatchTables returns a channel like that of WatchAddrs, for deletions in nftables:
 // of a table with one of these names in any family, or of rules, chains and sets in
 // one. Elements that come and go are none. It takes CAP_NET_ADMIN.
 func WatchTables(ctx context.Context, names []string) (<-chan struct{}, error) {
-	return watch(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), func(b []byte) bool { return deletes(b, names) })
+	return watch(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), nil, func(b []byte) bool { return deletes(b, names) })
 }
 
 // deletes reports whether one of the messages in b says that something of those tables
@@ -69,13 +110,20 @@ func deletes(b []byte, names []string) bool {
 	return false
 }
 
-// watch subscribes to groups of netlink messages, as a mask.
-func watch(ctx context.Context, family int, groups uint32, counts func([]byte) bool) (<-chan struct{}, error) {
+// watch subscribes to groups of netlink messages, as a mask; of these to what passes
+// the filter, if there is one.
+func watch(ctx context.Context, family int, groups uint32, filter []bpf.Instruction, counts func([]byte) bool) (<-chan struct{}, error) {
 	c, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, family, "netlink", nil)
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
-	if err := c.Bind(&unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+	if filter != nil {
+		err = attach(c, filter)
+	}
+	if err == nil {
+		err = c.Bind(&unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups})
+	}
+	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
