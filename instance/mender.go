@@ -7,8 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
-	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +26,14 @@ const (
 	// retryMend is when what could not be put back is tried again, if nothing happens
 	// before. It also bounds a fight with somebody who takes it away each time.
 	retryMend = 3 * time.Second
+
+	// partsEvery is how often routes and the like are looked for at most, on a host where
+	// others come and go all the time.
+	partsEvery = time.Second
+
+	// listenersEvery is how often FOU listeners are looked for, of which the kernel tells
+	// nothing.
+	listenersEvery = 30 * time.Second
 )
 
 // A mender notices what others take away from an instance that is up, and puts it
@@ -35,11 +42,13 @@ type mender struct {
 	in     *Instance
 	server *server  // nil without
 	movers []*mover // of clients and static tunnels
+	every  []*mover // those of BPF servers' interfaces, too
 	guards []*guard
 	outer  map[string]int // index of servers' outer interfaces
 	names  names
 	told   map[string]string // what could not be put back, and why
 	last   map[string]time.Time
+	down   map[string]bool // interfaces that somebody has set down
 
 	mu     sync.Mutex   // one look at all at a time
 	mended atomic.Int64 // how many things were put back
@@ -55,7 +64,10 @@ type guard struct {
 }
 
 func newMender(in *Instance, s *server, movers []*mover, now *moment) *mender {
-	m := &mender{in: in, server: s, outer: map[string]int{}, names: names{in, map[string]int{}, map[string]bool{}}, told: map[string]string{}, last: map[string]time.Time{}}
+	m := &mender{
+		in: in, server: s, every: movers, outer: map[string]int{}, names: names{in, map[string]int{}, map[string]bool{}},
+		told: map[string]string{}, last: map[string]time.Time{}, down: map[string]bool{},
+	}
 	for _, mv := range movers {
 		if mv.tunnel.Role != plans.Server {
 			m.movers = append(m.movers, mv)
@@ -88,23 +100,51 @@ func (m *mender) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	lost, err := authd.WatchLost(ctx)
+	if err != nil {
+		return err
+	}
+	seldom := time.NewTicker(listenersEvery)
+	defer seldom.Stop()
+	if !slices.ContainsFunc(m.in.Config.Tunnels, plans.Tunnel.Listens) {
+		seldom.Stop()
+	}
 	// What was lost before there was somebody to notice is noticed too.
 	again := time.NewTimer(0)
 	defer again.Stop()
+	parts := true
+	var last time.Time // when parts were looked for
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-links:
 		case <-rules:
+		case <-lost:
+			parts = true
 		case <-again.C:
+		case <-seldom.C:
+			if !m.parts(ctx, plans.Listeners) {
+				parts = true
+				again.Reset(retryMend)
+			}
+			continue
+		}
+		pause := settle
+		if parts {
+			pause = max(settle, time.Until(last.Add(partsEvery)))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(settle):
+		case <-time.After(pause):
 		}
-		if !m.all(ctx) {
+		whole := m.all(ctx)
+		if parts {
+			last = time.Now()
+			parts = !m.parts(ctx, plans.Listings()...)
+		}
+		if !whole || parts {
 			again.Reset(retryMend)
 		}
 	}
@@ -185,20 +225,26 @@ func (m *mender) mend(ctx context.Context, what string, back func(context.Contex
 		return false
 	}
 	m.last[what] = time.Now()
-	err := back(context.WithoutCancel(ctx))
-	switch {
-	case err == nil:
-		delete(m.told, what)
-		m.in.Log.Warn(what + " was gone: put back")
-	case m.told[what] != err.Error():
-		m.told[what] = err.Error()
-		level := slog.LevelError
-		if errors.Is(err, errGone) {
-			level = slog.LevelWarn
-		}
-		m.in.Log.Log(ctx, level, fmt.Sprintf("%s is gone, and can't be put back yet: %s", what, strings.ReplaceAll(err.Error(), "\n", "; ")))
+	if err := back(context.WithoutCancel(ctx)); err != nil {
+		m.failed(what, err)
+		return false
 	}
-	return err == nil
+	delete(m.told, what)
+	m.in.Log.Warn(what + " was gone: put back")
+	return true
+}
+
+// failed says once that something could not be put back.
+func (m *mender) failed(what string, err error) {
+	if m.told[what] == err.Error() {
+		return
+	}
+	m.told[what] = err.Error()
+	level := slog.LevelError
+	if errors.Is(err, errGone) {
+		level = slog.LevelWarn
+	}
+	m.in.Log.Log(context.Background(), level, fmt.Sprintf("%s is gone, and can't be put back yet: %s", what, strings.ReplaceAll(err.Error(), "\n", "; ")))
 }
 
 func (m *mender) look(c plans.Command) (string, error) {
@@ -291,56 +337,4 @@ func (m *mender) remake(ctx context.Context, dev string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// present are the indexes of this host's interfaces, and their addresses.
-func present() (links map[string]int, addrs map[netip.Addr]bool, err error) {
-	links, addrs = map[string]int{}, map[netip.Addr]bool{}
-	devices, err := net.Interfaces()
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, d := range devices {
-		links[d.Name] = d.Index
-	}
-	all, err := net.InterfaceAddrs()
-	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			addrs[p.Addr()] = true
-		}
-	}
-	return links, addrs, err
-}
-
-// here reports whether an address is one of this host's.
-func here(addr netip.Addr) bool {
-	_, addrs, err := present()
-	return err == nil && addrs[addr]
-}
-
-// index is that of an interface, 0 if there is none of that name.
-func index(name string) int {
-	dev, err := net.InterfaceByName(name)
-	if err != nil {
-		return 0
-	}
-	return dev.Index
-}
-
-// values are what the instance's plans know of the host.
-func (in *Instance) values() map[string]string {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return maps.Clone(in.vars)
-}
-
-// learn takes over the values that have changed.
-func (in *Instance) learn(vars map[string]string) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for name, value := range vars {
-		if _, known := in.vars[name]; known {
-			in.vars[name] = value
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"ipipou/plans"
 )
@@ -18,8 +19,8 @@ type names struct {
 }
 
 // free reports whether there is no interface of the tunnel's name.
-func (n *names) free(t plans.Tunnel, links map[string]int) bool {
-	now, ours := links[t.Dev], n.ours[t.Dev]
+func (n *names) free(t plans.Tunnel, links map[string]net.Interface) bool {
+	now, ours := links[t.Dev].Index, n.ours[t.Dev]
 	switch {
 	case now == 0:
 		return true
@@ -34,6 +35,12 @@ func (n *names) free(t plans.Tunnel, links map[string]int) bool {
 		n.in.Log.Error(fmt.Sprintf("the interface %s was deleted, and somebody has made another one of that name: %s", t.Dev, said))
 	}
 	return false
+}
+
+// own reports whether the interface of a tunnel's name, which has that index, is ours.
+func (n *names) own(dev string, index int) bool {
+	ours := n.ours[dev]
+	return !n.taken[dev] && (ours == 0 || ours == index)
 }
 
 // retaken makes the tunnel's interface by back, and ours again if it was not.

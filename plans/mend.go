@@ -164,15 +164,11 @@ const OldDevice = "OLD_DEV"
 // Leave is the plan that takes the tunnel's listeners off an outer interface that is
 // no more. They go on without one, and by the name of a new one they are not found.
 func (t Tunnel) Leave() Plan {
-	if t.Backend == BPF || t.Encap == None || t.FOUDev == "" {
+	if t.FOUDev == "" {
 		return Plan{Name: "leave"}
 	}
-	listeners := t.listener()
-	if t.Role == Server {
-		listeners = []Step{t.listen(t.localIP(), ""), t.listen(t.FOUIPAlt.String(), "")}
-	}
 	var steps []Step
-	for _, l := range listeners {
+	for _, l := range t.listeners() {
 		gone := slices.Clone(l.Undo.Argv)
 		gone[len(gone)-1] = "${" + OldDevice + "}"
 		steps = append(steps, Step{Do: Command{Argv: gone}, MayFail: true})

@@ -16,6 +16,29 @@ func mends(c Config) (plans []Plan, text string) {
 			show(&b, "", p.Steps)
 		}
 	}
+	vars := map[string]string{PeerIP: "198.51.100.7", PeerPort: "4000"}
+	for _, v := range c.Facts() {
+		vars[v.Name] = "192.0.2.9"
+		if v.Value != "" {
+			vars[v.Name] = v.Value
+		}
+	}
+	for _, t := range c.Tunnels {
+		parts, err := t.Parts(true, vars)
+		if err != nil {
+			panic(err)
+		}
+		for _, p := range parts {
+			title := p.Name + ": " + p.Key + " in " + p.In.Look().String()
+			if p.Dev != "" {
+				title += ", with " + p.Dev
+			}
+			if !p.Undo.IsZero() {
+				title += ", if this is in the journal: " + p.Undo.String()
+			}
+			add(title, Restore([]Part{p}))
+		}
+	}
 	for _, g := range c.Guards() {
 		add(g.what+" ("+g.Look.String()+")", g.Mend)
 	}
@@ -82,4 +105,57 @@ func TestGuardSame(t *testing.T) {
 	if g.Same(plain, strings.Replace(plain, "\t\tdrop\n", "", 1)) || g.Same(plain, "") {
 		t.Error("a table without its rule is taken for the same")
 	}
+}
+
+// What iproute2 prints of what a plan has made is found to be that. (ip -V: iproute2-6.1.0)
+func TestListingsTellParts(t *testing.T) {
+	c := resolve(t, "--static", "--mode", "any4", "--encap", "gue", "--fou-dev", "s0", "--fou-local-ip", "192.0.2.1", "--fou-remote", "198.51.100.7:4000",
+		"--tunl-ip", "10.9.0.1/30,172.28.0.0,fd00::1", "--tunl-peer-ip", "172.28.0.1,fd00::2",
+		"--routes", "default,::/0,10.77.0.0/24 metric 5,10.9.0.9/32 table 100,fd77::/64 table 100")
+	parts, err := c.Tunnels[0].Parts(true, map[string]string{PeerIP: "198.51.100.7", PeerPort: "4000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := map[Listing]string{
+		Addresses: `[{},{"ifindex":2,"ifname":"ipipou0","link":null,"flags":["NOARP","UP"],"addr_info":[{"family":"inet","local":"10.9.0.1","prefixlen":30,"scope":"global"},` +
+			`{"family":"inet","local":"172.28.0.0","address":"172.28.0.1","prefixlen":32},{"family":"inet6","local":"fd00::1","address":"fd00::2","prefixlen":128,"nodad":true}]}]`,
+		Routes: `[{"dst":"default","dev":"ipipou0","table":"10000","scope":"253","flags":["linkdown"]},{"dst":"10.9.0.9","dev":"ipipou0","table":"100","scope":"253","flags":[]},` +
+			`{"dst":"10.77.0.0/24","dev":"ipipou0","scope":"253","metric":5,"flags":[]}]`,
+		Routes6: `[{"dst":"default","dev":"ipipou0","table":"10000","metric":1024,"flags":[],"pref":"medium"},{"dst":"fd77::/64","dev":"ipipou0","table":"100","metric":1024,"flags":[],"pref":"medium"}]`,
+		Rules: `[{"priority":0,"src":"all","table":"255"},{"priority":29000,"src":"all","dst":"198.51.100.7","table":"254"},{"priority":29000,"src":"192.0.2.1","table":"254"},` +
+			`{"priority":29001,"src":"all","table":"254","suppress_prefixlen":0},{"priority":29002,"src":"all","table":"10000"},{"priority":32766,"src":"all","table":"254"}]`,
+		Rules6:    `[{"priority":29001,"src":"all","table":"254","suppress_prefixlen":0},{"priority":29002,"src":"all","table":"10000"}]`,
+		Listeners: "port 10000 gue local 192.0.2.1 peer 198.51.100.7 peer_port 4000 dev s0\nport 10000 gue\n",
+	}
+	for _, l := range Listings() {
+		keys, err := l.Keys(printed[l])
+		if err != nil {
+			t.Fatal(err)
+		}
+		none, err := l.Keys("")
+		if err != nil || len(none) > 0 {
+			t.Errorf("%s prints nothing: %v, %v", l.Look(), none, err)
+		}
+		for _, p := range parts {
+			if p.In == l && !keys[p.Key] {
+				t.Errorf("%s is not seen: %q in %v", p.Name, p.Key, keys)
+			}
+		}
+	}
+	if _, err := Routes.Keys("Object \"rout\" is unknown"); err == nil {
+		t.Error("what is no JSON is taken for a listing")
+	}
+}
+
+func FuzzListings(f *testing.F) {
+	f.Add(`[{"dst":"default","dev":"ipipou0","table":"10000","metric":5},{"priority":1,"src":"all","srclen":3,"addr_info":[{}]}]`)
+	f.Add("port 10000 ipproto 4 -6 local ::1 dev s0\n")
+	f.Fuzz(func(t *testing.T, stdout string) {
+		for _, l := range Listings() {
+			again, err := l.Keys(stdout)
+			if keys, _ := l.Keys(stdout); err == nil && len(keys) != len(again) {
+				t.Errorf("%s: %d keys, then %d", l.Look(), len(keys), len(again))
+			}
+		}
+	})
 }

@@ -351,6 +351,18 @@ func (r *Runner) Recover() error {
 	return r.undo(r.Journal.Since(0), true)
 }
 
+// Pending are the undos in the journal, each as its Command.String: what they take away
+// is ours.
+func (r *Runner) Pending() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[string]bool{}
+	for _, e := range r.Journal.Since(0) {
+		all[e.Undo.String()] = true
+	}
+	return all
+}
+
 // Forget drops the pending undos of a plan's steps without running them: what they
 // would undo is somebody else's by now.
 func (r *Runner) Forget(p plans.Plan) error {

@@ -20,10 +20,15 @@ type taking struct {
 // and that the tunnels work, without anybody having authenticated anew.
 func putsBack(t *testing.T, k taking, works func()) {
 	t.Helper()
-	before := k.ns.quick(t)
+	comesBack(t, k.ns.quick(t), k, works)
+}
+
+// comesBack is putsBack with what was there before.
+func comesBack(t *testing.T, before string, k taking, works func()) {
+	t.Helper()
 	n := k.proc().Len()
 	k.ns.Run(t, strings.Fields(k.argv)...)
-	k.proc().WaitLogFrom(t, n, `WARN `+regexp.QuoteMeta(k.gone)+` was gone: put back\n`, commandTimeout)
+	k.proc().WaitLogFrom(t, n, `WARN `+regexp.QuoteMeta(k.gone)+`( \(and \d+ more\))? was gone: put back\n`, commandTimeout)
 	Eventually(t, commandTimeout, func() error {
 		if diff := Diff(before, k.ns.quick(t)); diff != "" {
 			return fmt.Errorf("after %s (- before, + now):\n%s", k.argv, diff)
@@ -55,8 +60,18 @@ func TestMends(t *testing.T) {
 		{ns: p.Srv, proc: server, argv: "ip addr del 172.29.0.1/32 dev s0", gone: "the alternate local address 172.29.0.1"},
 		{ns: p.Srv, proc: server, argv: "nft flush table inet ipipou0", gone: "the nft table inet ipipou0"},
 		{ns: p.C1, proc: client, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+		{ns: p.Srv, proc: server, argv: "ip route flush table 10001", gone: "the route default of ipipou1"},
 	} {
 		putsBack(t, k, works)
+	}
+	// Of listeners the kernel tells nothing, but of the rules.
+	for _, k := range []taking{
+		{ns: p.Srv, proc: server, argv: "ip -4 rule flush pref 29003", gone: "the FOU listener at " + SrvAddr + " of ipipou0"},
+		{ns: p.C1, proc: client, argv: "ip -4 addr flush dev ipipou0", gone: "the FOU listener at " + C1Addr + " of ipipou0"},
+	} {
+		before := k.ns.quick(t)
+		deleteListener(t, k.ns, 10000)
+		comesBack(t, before, k, works)
 	}
 	// Who is bound for a time has to authenticate: nobody knows whether his time had run out.
 	for _, flush := range []string{"nft flush ruleset", "nft flush table ip ipipou0", "nft delete table ip ipipou0"} {
@@ -86,6 +101,16 @@ func TestMends(t *testing.T) {
 	}
 	stop(t, p.client[0], p.client[1], p.server)
 	sameStates(t, "in the end", p.dir, before)
+}
+
+// deleteListener deletes the FOU listener of a port.
+func deleteListener(t *testing.T, ns *NS, port int) {
+	t.Helper()
+	shown := regexp.MustCompile(fmt.Sprintf(`(?m)^port %d ipproto \d+(.*)$`, port)).FindStringSubmatch(ns.Run(t, "ip", "fou", "show"))
+	if shown == nil {
+		t.Fatalf("in %s there is no listener on port %d", ns.Name, port)
+	}
+	ns.batch(t, fmt.Sprintf("fou del port %d%s", port, shown[1]))
 }
 
 // The outer interface of a server is made anew, as drivers and network managers do.
@@ -137,6 +162,25 @@ func TestMendsNodes(t *testing.T) {
 	sameStates(t, "in the end", m.dir, before)
 }
 
+// setDown sets a tunnel's interface down, which is left so, and up, when it gets back what it has lost.
+func setDown(t *testing.T, ns *NS, proc *Proc, dev, gone string, works func()) {
+	t.Helper()
+	n := proc.Len()
+	up := taking{ns: ns, proc: func() *Proc { return proc }, argv: "ip link set " + dev + " up", gone: gone}
+	before := ns.quick(t)
+	ns.Run(t, "ip", "link", "set", dev, "down")
+	proc.WaitLogFrom(t, n, `WARN `+dev+` was set down by somebody: it is left so`, commandTimeout)
+	if now := ns.Run(t, "ip", "link", "show", "dev", dev); strings.Contains(now, "UP>") || strings.Contains(now, "UP,") {
+		t.Errorf("it was set up again: %s", now)
+	}
+	comesBack(t, before, up, works)
+	// Without there having been the time to see it down.
+	n = proc.Len()
+	ns.batch(t, "link set "+dev+" down", "link set "+dev+" up")
+	proc.WaitLogFrom(t, n, `WARN `+regexp.QuoteMeta(gone)+`( \(and \d+ more\))? was gone: put back\n`, commandTimeout)
+	works()
+}
+
 // The same for BPF: the tunnel's interface, the filters of the outer one, and that one itself.
 func TestBPFMends(t *testing.T) {
 	t.Parallel()
@@ -147,22 +191,33 @@ func TestBPFMends(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
 			edit(t, p.config[0], "number = 1\n", "number = 1\nroutes = [\"10.77.0.0/24\"]\n")
+			edit(t, p.config[1], "number = 0\n", "number = 0\nroutes = [\"default\"]\n")
+			second, _, _ := strings.Cut(p.tunnel(1), ":")
+			dev, _, _ := strings.Cut(second, "/")
 			before := snapshots(t, p.Srv, p.C1)
 			p.start(t)
 			server, client := func() *Proc { return p.server }, func() *Proc { return p.client[0] }
+			works := func() {
+				t.Helper()
+				p.works(t, 0)
+				p.works(t, 1)
+			}
 			for _, k := range []taking{
 				{ns: p.Srv, proc: server, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
 				{ns: p.Srv, proc: server, argv: "tc filter del dev s0 ingress", gone: "the BPF program on s0"},
 				{ns: p.Srv, proc: server, argv: "tc qdisc del dev s0 clsact", gone: "the BPF program on s0"},
 				{ns: p.Srv, proc: server, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
 				{ns: p.C1, proc: client, argv: "ip link del ipipou0", gone: "the interface ipipou0"},
+				{ns: p.Srv, proc: server, argv: "ip route del 10.77.0.0/24", gone: "the route 10.77.0.0/24 of " + second},
+				{ns: p.Srv, proc: server, argv: "ip addr flush dev " + dev, gone: "the route 10.77.0.0/24 of " + second},
+				{ns: p.C1, proc: client, argv: "ip route flush table 10000", gone: "the route default of ipipou0"},
+				// As systemd-networkd does when it is restarted (ManageForeignRoutingPolicyRules=).
+				{ns: p.C1, proc: client, argv: "ip -4 rule flush pref 29000", gone: "the rule to " + SrvAddr + " lookup main pref 29000 of ipipou0"},
 			} {
-				putsBack(t, k, func() {
-					t.Helper()
-					p.works(t, 0)
-					p.works(t, 1)
-				})
+				putsBack(t, k, works)
 			}
+			setDown(t, p.Srv, p.server, dev, "the route 10.77.0.0/24 of "+second, works)
+			setDown(t, p.C1, p.client[0], "ipipou0", "the route default of ipipou0", works)
 			stop(t, p.client[0], p.client[1], p.server)
 			sameStates(t, "in the end", p.dir, before)
 		})
