@@ -199,7 +199,7 @@ func TestSendPayloadFails(t *testing.T) {
 		h.tool(t, sender, "exit 0")
 		fails(sender+" has sent nothing", "\nSENDER="+sender+sending)
 		// A killed one has left all it had; the next one sees to that.
-		h.tool(t, sender, "kill -9 $(cat "+h.path("pid")+"); exit 1")
+		h.tool(t, sender, "kill -9 -$(cat "+h.path("pid")+"); exit 1")
 		cmd := h.command(t, "echo $$ >"+h.path("pid")+"; mkdir -p ${JOURNAL%/*}"+token+"\nSENDER="+sender+"; locked send_payload 198.51.100.7 10000 198.51.100.1 4500")
 		if err := cmd.Run(); err == nil {
 			t.Error("it was not killed")
