@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -226,6 +227,26 @@ func TestScripts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			golden(t, "scripts/"+name+".sh", Script(c, Describe(c, false), false))
 		})
+	}
+}
+
+// A way on that a script cannot tell is never taken: its shell only says that there is no such command.
+func TestScriptsKnowTheirFailures(t *testing.T) {
+	files, err := filepath.Glob("../testdata/scripts/*.sh")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	ways := regexp.MustCompile(`(?m)^\t\t(?:el)?if (\w+)(?: &&.*)?; then$`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, way := range ways.FindAllStringSubmatch(string(text), -1) {
+			if !strings.Contains(string(text), "\n"+way[1]+"() {") {
+				t.Errorf("%s: %s is not there: %s", file, way[1], way[0])
+			}
+		}
 	}
 }
 

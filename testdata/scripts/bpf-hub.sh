@@ -118,6 +118,10 @@ unsupported() {
 	esac
 	return 1
 }
+gone() {
+	case $ERR in *"No such file or directory"*) return 0 ;; esac
+	return 1
+}
 
 # prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
 # the end of one stands for anything.
@@ -361,11 +365,7 @@ number() {
 	[ -z "$digits" ] || printf '%s' $((digits - less))
 }
 
-# More known ways for a step to fail.
-gone() {
-	case $ERR in *"No such file or directory"*) return 0 ;; esac
-	return 1
-}
+# One more known way for a step to fail.
 nohelper() {
 	case $ERR in *"unknown func"* | *"invalid func"* | *"unknown_func"*) return 0 ;; esac
 	return 1

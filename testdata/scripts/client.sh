@@ -98,6 +98,10 @@ unsupported() {
 	esac
 	return 1
 }
+gone() {
+	case $ERR in *"No such file or directory"*) return 0 ;; esac
+	return 1
+}
 
 # prints 'LINE|LINE...' COMMAND...: the command prints one of these lines; * at
 # the end of one stands for anything.
