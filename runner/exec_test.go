@@ -2,12 +2,15 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ipipou/plans"
 )
@@ -83,6 +86,29 @@ func TestCommandsThatLeaveOthers(t *testing.T) {
 	// One that gives its output up is awaited, and killed as any other.
 	if _, _, err := Command(50 * time.Millisecond)(plans.Command{Argv: []string{"sh", "-c", "exec >&- 2>&-; exec sleep 60"}}); !errors.Is(err, ErrKilled) {
 		t.Errorf("without output: %v, want ErrKilled", err)
+	}
+}
+
+// All that a process printed is there, also if it is seen to have ended before it was read.
+func TestOutputsOfOneThatEnded(t *testing.T) {
+	o, err := newOutputs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	const size = 60_000 // a pipe has room for it
+	cmd := exec.Command("sh", "-c", fmt.Sprintf("head -c %d /dev/zero | tee /dev/fd/2", size))
+	cmd.Stdout, cmd.Stderr = o.ends[0], o.ends[1]
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	o.gather(cmd.Process, 0) // while we hold its outputs, too
+	if err := cmd.Wait(); err != nil || o.text[0].Len() != size || o.text[1].Len() != size {
+		t.Errorf("%d and %d bytes, want %d (%v)", o.text[0].Len(), o.text[1].Len(), size, err)
 	}
 }
 

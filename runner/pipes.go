@@ -72,14 +72,15 @@ func (o *outputs) shut(i int) {
 	}
 }
 
-// lingering is how much longer, at most, outputs are read that a process which has ended
-// left to another.
+// lingering is how long a process that has ended is taken to run still, at most, when
+// another holds its outputs.
 const lingering = time.Second
 
-// gather reads until nobody holds the outputs any more, or the process has ended.
-func (o *outputs) gather(p *os.Process) {
+// gather reads until nobody holds the outputs any more, or the process has ended, which is
+// looked at that often.
+func (o *outputs) gather(p *os.Process, every time.Duration) {
 	part := make([]byte, 1<<14)
-	look := time.Now().Add(lingering)
+	look := time.Now().Add(every)
 	for o.read[0].Fd >= 0 || o.read[1].Fd >= 0 {
 		n, err := unix.Poll(o.read[:], int(max(time.Until(look), 0)/time.Millisecond)+1)
 		for i := range o.read {
@@ -89,9 +90,20 @@ func (o *outputs) gather(p *os.Process) {
 		}
 		if err != nil && err != unix.EINTR || time.Now().After(look) {
 			if ended(p) {
+				o.rest()
 				return
 			}
-			look = time.Now().Add(lingering)
+			look = time.Now().Add(every)
+		}
+	}
+}
+
+// rest reads what a process that has ended may have printed since the outputs were read
+// last (TIOCINQ is the FIONREAD of pipe(7)), and waits for no more: another may print on.
+func (o *outputs) rest() {
+	for i := range o.read {
+		if n, err := unix.IoctlGetInt(int(o.read[i].Fd), unix.TIOCINQ); err == nil && n > 0 {
+			o.take(i, make([]byte, n))
 		}
 	}
 }
@@ -126,7 +138,7 @@ func finish(cmd *exec.Cmd, limit time.Duration) (stdout, stderr string, killed b
 	}
 	kill := time.AfterFunc(limit, func() { cmd.Process.Kill() })
 	o.handOver()
-	o.gather(cmd.Process)
+	o.gather(cmd.Process, lingering)
 	err = cmd.Wait()
 	return o.text[0].String(), o.text[1].String(), !kill.Stop(), err
 }
