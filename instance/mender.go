@@ -262,6 +262,9 @@ func (m *mender) intact(g *guard) (there bool, err error) {
 	if errors.Is(err, runner.ErrKilled) {
 		return false, err
 	}
+	if g.was == "" && err == nil {
+		g.was = now // there was no interface for it when it was looked at first
+	}
 	return err == nil && g.Same(g.was, now), nil
 }
 

@@ -66,3 +66,25 @@ func TestNobodyMovesToWhatIsGone(t *testing.T) {
 		}
 	})
 }
+
+// What had no interface at the start, and is there when its tunnel has moved to a new one, is not taken for a loss.
+func TestGuardedWhenItIsThere(t *testing.T) {
+	var said strings.Builder
+	s := moved(t, &said)
+	there := false
+	s.in.run.Exec = func(c plans.Command) (string, string, error) {
+		if there {
+			return "filter " + c.String(), "", nil
+		}
+		return "", "Cannot find device", errors.New("exit status 1")
+	}
+	m := newMender(s.in, nil, nil, s.in.anew())
+	if len(m.guards) != 1 {
+		t.Fatalf("%d are guarded, want 1: %s", len(m.guards), said.String())
+	}
+	for _, there = range []bool{false, true, false} {
+		if intact, err := m.intact(m.guards[0]); intact != there || err != nil {
+			t.Errorf("intact: %v %v, want %v", intact, err, there)
+		}
+	}
+}
