@@ -1,10 +1,13 @@
 package authd
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -150,6 +153,25 @@ func TestClientSilentServer(t *testing.T) {
 			t.Errorf("up %d, lost %d", l.up, l.lost)
 		}
 	})
+}
+
+// The longest reply is heard, in the longest IP header.
+func TestClientLongestReply(t *testing.T) {
+	for _, n := range []int{1, replyBuf, maxPayload} {
+		synctest.Test(t, func(t *testing.T) {
+			token := bytes.Repeat([]byte("token"), n)[:n]
+			l := newClientLab(t, ClientConfig{Auth: Auth{Token: token}})
+			pkt := BuildUDP(serverAddr, clientAddr, 64, Reverse(token))
+			pkt = slices.Insert(pkt, ipHeaderLen, make([]byte, 15*4-ipHeaderLen)...) // ends of options
+			pkt[0] = 4<<4 | 15
+			binary.BigEndian.PutUint16(pkt[2:], uint16(len(pkt)))
+			l.in <- pkt
+			l.run(t, time.Hour, nil)
+			if l.up != 1 {
+				t.Errorf("%d bytes: up %d times, want once: %q", n, l.up, l.log.lines())
+			}
+		})
+	}
 }
 
 func TestClientUpLostUp(t *testing.T) {
