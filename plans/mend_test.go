@@ -147,6 +147,29 @@ func TestListingsTellParts(t *testing.T) {
 	}
 }
 
+// iproute2 has IPv4-compatible addresses in dotted words, and Go has not.
+func TestListingsTellCompatibleAddresses(t *testing.T) {
+	c := resolve(t, "--static", "--mode", "any6", "--encap", "gue", "--fou-dev", "s0", "--fou-local-ip", "::1.2.3.4", "--fou-remote", "[::5.6.7.8]:4000",
+		"--tunl-ip", "::192.0.2.1", "--tunl-peer-ip", "::192.0.2.2", "--routes", "::198.51.100.0/120 table 100,::/0")
+	parts, err := c.Tunnels[0].Parts(true, map[string]string{PeerIP: "::5.6.7.8", PeerPort: "4000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := map[Listing]string{
+		Addresses: `[{"ifname":"ipipou0","addr_info":[{"family":"inet6","local":"::192.0.2.1","address":"::192.0.2.2","prefixlen":128}]}]`,
+		Routes6:   `[{"dst":"default","dev":"ipipou0","table":"10000","metric":1024},{"dst":"::198.51.100.0/120","dev":"ipipou0","table":"100","metric":1024}]`,
+		Rules6: `[{"priority":29000,"src":"all","dst":"::5.6.7.8","table":"254"},{"priority":29000,"src":"::1.2.3.4","table":"254"},` +
+			`{"priority":29001,"src":"all","table":"254","suppress_prefixlen":0},{"priority":29002,"src":"all","table":"10000"}]`,
+		Listeners: "port 10000 gue -6 local ::1.2.3.4 peer ::5.6.7.8 peer_port 4000 dev s0\nport 10000 gue -6\n",
+	}
+	for _, p := range parts {
+		keys, err := p.In.Keys(printed[p.In])
+		if err != nil || !keys[p.Key] {
+			t.Errorf("%s is not seen: %q in %v, %v", p.Name, p.Key, keys, err)
+		}
+	}
+}
+
 func FuzzListings(f *testing.F) {
 	f.Add(`[{"dst":"default","dev":"ipipou0","table":"10000","metric":5},{"priority":1,"src":"all","srclen":3,"addr_info":[{}]}]`)
 	f.Add("port 10000 ipproto 4 -6 local ::1 dev s0\n")

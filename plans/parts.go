@@ -103,19 +103,31 @@ func (l Listing) Keys(stdout string) (keys map[string]bool, err error) {
 }
 
 func addressKey(dev, own, peer string) string {
-	return dev + " " + own + " peer " + cmp.Or(peer, "none")
+	return dev + " " + plain(own) + " peer " + plain(cmp.Or(peer, "none"))
+}
+
+// plain is an address or a network in Go's words, and one address as such: inet_ntop(3)
+// has "::192.0.2.1" for ::c000:201. Other words stay.
+func plain(word string) string {
+	if p, err := netip.ParsePrefix(word); err == nil {
+		if !p.IsSingleIP() {
+			return p.String()
+		}
+		word = p.Addr().String()
+	}
+	if a, err := netip.ParseAddr(word); err == nil {
+		return a.String()
+	}
+	return word
 }
 
 // routeKey leaves out what two routes can't differ by, as one is in the other's way.
 func routeKey(table, to, metric, dev string) string {
-	if p, err := netip.ParsePrefix(to); err == nil && p.IsSingleIP() {
-		to = p.Addr().String()
-	}
-	return cmp.Or(table, strconv.Itoa(mainTable)) + " " + to + " metric " + metric + " dev " + dev
+	return cmp.Or(table, strconv.Itoa(mainTable)) + " " + plain(to) + " metric " + metric + " dev " + dev
 }
 
 func ruleKey(pref, from, to, table string) string {
-	from, to = cmp.Or(from, "all"), cmp.Or(to, "all")
+	from, to = plain(cmp.Or(from, "all")), plain(cmp.Or(to, "all"))
 	if table == "main" {
 		table = strconv.Itoa(mainTable)
 	}
@@ -127,6 +139,10 @@ func ruleKey(pref, from, to, table string) string {
 func listenerKey(words []string, is6 bool) string {
 	if i := slices.Index(words, "dev"); i >= 0 {
 		words = words[:i]
+	}
+	words = slices.Clone(words)
+	for i, w := range words {
+		words[i] = plain(w)
 	}
 	key := strings.Join(words, " ")
 	if !is6 {
