@@ -122,6 +122,7 @@ func (m *mender) compare(all []plans.Part, listings []plans.Listing) (found comp
 			}
 			continue
 		}
+		delete(m.told, l.Look().String())
 		for _, p := range some {
 			if p.Dev != "" {
 				link := links[p.Dev]
@@ -136,6 +137,7 @@ func (m *mender) compare(all []plans.Part, listings []plans.Listing) (found comp
 				}
 			}
 			if keys[p.Key] {
+				delete(m.told, p.Name) // whoever put it back
 				continue
 			}
 			if owned == nil && !p.Undo.IsZero() {

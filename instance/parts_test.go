@@ -172,6 +172,21 @@ func TestPartsTakenByOthers(t *testing.T) {
 	if !s.look() || len(s.lines) != 8 {
 		t.Errorf("when it is free there is %q", s.lines)
 	}
+
+	// Somebody makes way again, and puts ours back himself; the next time is told anew.
+	for range 2 {
+		s.lose(whose)
+		s.taken[whose] = true
+		s.log.Reset()
+		if s.look() || !strings.Contains(s.log.String(), "10.77.0.0/24 of lo is gone, and can't be put back yet") {
+			t.Errorf("it says\n%s", s.log.String())
+		}
+		delete(s.taken, whose)
+		s.lines = append(s.lines, whose)
+		if !s.look() {
+			t.Error("it says that not all is there")
+		}
+	}
 }
 
 // Nothing is put back that the journal does not have any more, nor on an interface that is somebody else's.

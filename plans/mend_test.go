@@ -111,16 +111,23 @@ func TestGuardSame(t *testing.T) {
 func TestListingsTellParts(t *testing.T) {
 	c := resolve(t, "--static", "--mode", "any4", "--encap", "gue", "--fou-dev", "s0", "--fou-local-ip", "192.0.2.1", "--fou-remote", "198.51.100.7:4000",
 		"--tunl-ip", "10.9.0.1/30,172.28.0.0,fd00::1", "--tunl-peer-ip", "172.28.0.1,fd00::2",
-		"--routes", "default,::/0,10.77.0.0/24 metric 5,10.9.0.9/32 table 100,fd77::/64 table 100")
+		"--routes", "default,::/0,10.77.0.0/24 metric 5,10.77.0.0/24,10.9.0.9/32 table 100,fd77::/64 table 100")
 	parts, err := c.Tunnels[0].Parts(true, map[string]string{PeerIP: "198.51.100.7", PeerPort: "4000"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, p := range parts {
+		if named[p.Name] {
+			t.Errorf("two parts are called %s", p.Name)
+		}
+		named[p.Name] = true
 	}
 	printed := map[Listing]string{
 		Addresses: `[{},{"ifindex":2,"ifname":"ipipou0","link":null,"flags":["NOARP","UP"],"addr_info":[{"family":"inet","local":"10.9.0.1","prefixlen":30,"scope":"global"},` +
 			`{"family":"inet","local":"172.28.0.0","address":"172.28.0.1","prefixlen":32},{"family":"inet6","local":"fd00::1","address":"fd00::2","prefixlen":128,"nodad":true}]}]`,
 		Routes: `[{"dst":"default","dev":"ipipou0","table":"10000","scope":"253","flags":["linkdown"]},{"dst":"10.9.0.9","dev":"ipipou0","table":"100","scope":"253","flags":[]},` +
-			`{"dst":"10.77.0.0/24","dev":"ipipou0","scope":"253","metric":5,"flags":[]}]`,
+			`{"dst":"10.77.0.0/24","dev":"ipipou0","scope":"253","flags":[]},{"dst":"10.77.0.0/24","dev":"ipipou0","scope":"253","metric":5,"flags":[]}]`,
 		Routes6: `[{"dst":"default","dev":"ipipou0","table":"10000","metric":1024,"flags":[],"pref":"medium"},{"dst":"fd77::/64","dev":"ipipou0","table":"100","metric":1024,"flags":[],"pref":"medium"}]`,
 		Rules: `[{"priority":0,"src":"all","table":"255"},{"priority":29000,"src":"all","dst":"198.51.100.7","table":"254"},{"priority":29000,"src":"192.0.2.1","table":"254"},` +
 			`{"priority":29001,"src":"all","table":"254","suppress_prefixlen":0},{"priority":29002,"src":"all","table":"10000"},{"priority":32766,"src":"all","table":"254"}]`,

@@ -13,7 +13,7 @@ import (
 // A Part is something small that hangs on a tunnel and that others can take away by
 // itself: an address of its interface, a route, a rule, a FOU listener.
 type Part struct {
-	Name string // as the log calls it
+	Name string // as the log calls it, and no other part
 	Of   string // Title of its tunnel
 	In   Listing
 	Key  string // of Listing.Keys
@@ -212,7 +212,12 @@ func (t Tunnel) part(s Step, neighbours []Step) Part {
 		p.In, p.Name = Routes, "route "+words[2]
 		metric := "0"
 		if is6 {
-			p.In, metric = Routes6, "1024" // IP6_RT_PRIO_USER in linux/ipv6_route.h
+			p.In, p.Name, metric = Routes6, "IPv6 "+p.Name, "1024" // IP6_RT_PRIO_USER in linux/ipv6_route.h
+		}
+		for _, word := range []string{"metric", "table"} {
+			if value := of(word); value != "" && value != t.table() {
+				p.Name += " " + word + " " + value
+			}
 		}
 		p.Key = routeKey(of("table"), words[2], cmp.Or(of("metric"), metric), p.Dev)
 		via := func(n Step) bool { return !slices.Contains(n.Do.Argv, of("via")) }
@@ -220,7 +225,7 @@ func (t Tunnel) part(s Step, neighbours []Step) Part {
 	case "rule":
 		p.In, p.Name = Rules, "rule "+strings.Join(words[2:], " ")
 		if is6 {
-			p.In = Rules6
+			p.In, p.Name = Rules6, "IPv6 "+p.Name
 		}
 		p.Key = ruleKey(of("pref"), of("from"), of("to"), of("lookup"))
 	default:
