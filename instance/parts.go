@@ -88,6 +88,9 @@ func (m *mender) expected() []plans.Part {
 type comparison struct {
 	lost []plans.Part
 	down []string // interfaces that have parts and are not up, and were not known to be so
+	// unseen are those of which nobody can tell: their interface is gone or down, or the
+	// host can't be asked.
+	unseen []plans.Part
 }
 
 // compare looks for parts of some kinds. The error says that the host was too busy to tell.
@@ -120,6 +123,7 @@ func (m *mender) compare(all []plans.Part, listings []plans.Listing) (found comp
 				m.told[look] = err.Error()
 				m.in.Log.Warn(fmt.Sprintf("%s and its like can't be watched: %v", some[0].Name, err))
 			}
+			found.unseen = append(found.unseen, some...)
 			continue
 		}
 		delete(m.told, l.Look().String())
@@ -127,12 +131,14 @@ func (m *mender) compare(all []plans.Part, listings []plans.Listing) (found comp
 			if p.Dev != "" {
 				link := links[p.Dev]
 				if link.Index == 0 || !m.names.own(p.Dev, link.Index) {
+					found.unseen = append(found.unseen, p)
 					continue
 				}
 				if link.Flags&net.FlagUp == 0 {
 					if !m.down[p.Dev] && !slices.Contains(found.down, p.Dev) {
 						found.down = append(found.down, p.Dev)
 					}
+					found.unseen = append(found.unseen, p)
 					continue
 				}
 			}
@@ -173,6 +179,9 @@ func (m *mender) complete(ctx context.Context, listings []plans.Listing) (whole 
 		left, err := m.compare(found.lost, listings)
 		if err != nil {
 			return false
+		}
+		for _, p := range left.unseen {
+			failed[idOf(p)] = true
 		}
 		for i, p := range left.lost {
 			if i >= singles {

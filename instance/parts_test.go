@@ -22,6 +22,7 @@ type stocked struct {
 	lines []string        // what was added, as `ip` was told
 	taken map[string]bool // what somebody else has in its place
 	ran   int             // processes
+	fails func()          // when something can't be added
 }
 
 func (s *stocked) exec(c plans.Command) (stdout, stderr string, err error) {
@@ -34,6 +35,9 @@ func (s *stocked) exec(c plans.Command) (stdout, stderr string, err error) {
 	head, lines := strings.TrimSuffix(strings.Join(c.Argv, " "), "-batch -"), strings.Split(strings.TrimSpace(c.Stdin), "\n")
 	for i, line := range lines {
 		if line = head + line; s.taken[line] || slices.Contains(s.lines, line) {
+			if s.fails != nil {
+				s.fails()
+			}
 			return "", fmt.Sprintf("RTNETLINK answers: File exists\nCommand failed -:%d\n", i+1), errors.New("exit status 2")
 		}
 		s.lines = append(s.lines, line)
@@ -186,6 +190,20 @@ func TestPartsTakenByOthers(t *testing.T) {
 		if !s.look() {
 			t.Error("it says that not all is there")
 		}
+	}
+}
+
+// What could not be put back since its interface went away meanwhile is not said to be back.
+func TestPartsLoseTheirInterface(t *testing.T) {
+	s := newStocked(t, 1)
+	s.lose(" route ")
+	s.taken["ip route add 10.77.0.0/24 dev lo"] = true
+	s.fails = func() { s.names.taken["lo"] = true }
+	if whole := s.look(); whole || strings.Contains(s.log.String(), "put back") {
+		t.Errorf("whole %v, and it said\n%s", whole, s.log.String())
+	}
+	if !s.look() {
+		t.Error("it waits for what is not there any more")
 	}
 }
 
