@@ -75,6 +75,12 @@ func (b *batch) command(force bool) plans.Command {
 	return plans.Command{Argv: append(argv, "-batch", "-"), Stdin: strings.Join(b.lines, "\n") + "\n"}
 }
 
+// readsLines reports whether the command is a batch, which does a line before it reads the
+// next.
+func readsLines(c plans.Command) bool {
+	return slices.Contains(batchers, c.Argv[0]) && strings.HasSuffix(strings.Join(c.Argv, " "), " -batch -")
+}
+
 // saidOf cuts what a batch has said by the commands that failed, by their places
 // from 0. rest is what it said last, and of no command: the program ended there.
 func saidOf(stderr string) (failed map[int]string, rest string) {
@@ -258,9 +264,9 @@ func (r *Runner) runAll(b *batch, entries []Entry) []outcome {
 // it.
 const slowLen = batchLen / 16
 
-// slow reports whether the commands are such that the kernel takes its time over (it
-// waits until no CPU uses the object, but lets others wait meanwhile) and that can be
-// run in any order.
+// slow reports whether the commands are such that the kernel takes its time over and that
+// can be run in any order. It waits until no CPU uses the object; links are waited for
+// together, and beside them listeners, those one after the other (genl_mutex).
 func (b *batch) slow() bool {
 	return !slices.ContainsFunc(b.lines, func(l string) bool {
 		return !strings.HasPrefix(l, "link del ") && !strings.HasPrefix(l, "fou del ")

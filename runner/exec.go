@@ -16,12 +16,11 @@ import (
 	"ipipou/plans"
 )
 
-// DefaultTimeout is how long one command may take, beside lineTimeout.
+// DefaultTimeout is how long one command may take, be it one of a batch, beside lineTimeout.
 const DefaultTimeout = 10 * time.Second
 
-// lineTimeout is how much longer it may take for each line of its stdin, which may be
-// a command: to delete an interface takes the kernel some 30 ms (netdev_run_todo's
-// rcu_barrier in net/core/dev.c), on a busy host more.
+// lineTimeout is how much longer a program may take that reads all its input before it
+// begins (nft, bpftool), for each line.
 const lineTimeout = 100 * time.Millisecond
 
 // Exec runs one command to its end and returns what it printed.
@@ -58,11 +57,17 @@ func LookPath(name string) (string, error) {
 	return "", fmt.Errorf("%s is not installed, or not in PATH (%s)", name, Path)
 }
 
-// Command is an Exec that starts real processes, without a shell, each killed
-// after the time limit, and lineTimeout more for each line of its stdin. Their
-// environment is Path and the C locale, because their errors are read, and nothing of
-// ours: no LD_PRELOAD, and no secret for a hook to leak. They run in a process group of their own: the terminal's Ctrl-C is for us,
-// and a command that is half done must get done before it is undone.
+// Command is an Exec that starts real processes, without a shell, each killed after the
+// time limit, and lineTimeout more for each line of its stdin. A batch of commands is only
+// killed if one of them takes longer than the limit: to delete a FOU listener takes the
+// kernel some 20 ms, in which it deletes no other (synchronize_rcu in
+// udp_tunnel_sock_release, under genl_mutex), on a busy host many times that, and who
+// waits for its turn is still at work.
+//
+// Their environment is Path and the C locale, because their errors are read, and nothing
+// of ours: no LD_PRELOAD, and no secret for a hook to leak. They run in a process group of
+// their own: the terminal's Ctrl-C is for us, and a command that is half done must get done
+// before it is undone.
 //
 // If we are killed, so is the command (not what it started itself): the next
 // start must not undo a step that is still being done. The kernel sends that signal
@@ -75,7 +80,6 @@ func Command(limit time.Duration) Exec {
 		if err != nil {
 			return "", "", err
 		}
-		limit := limit + lineTimeout*time.Duration(strings.Count(c.Stdin, "\n"))
 		cmd := &exec.Cmd{
 			Path: path, Args: c.Argv,
 			Env:         []string{"PATH=" + Path, "LC_ALL=C", "LANGUAGE="},
@@ -85,6 +89,13 @@ func Command(limit time.Duration) Exec {
 		stdin := c.Data
 		if len(stdin) == 0 {
 			stdin = []byte(c.Stdin)
+		}
+		var lines []byte
+		limit := limit
+		if readsLines(c) {
+			lines, stdin = stdin, nil
+		} else {
+			limit += lineTimeout * time.Duration(strings.Count(c.Stdin, "\n"))
 		}
 		switch {
 		case len(stdin) > pipePage:
@@ -97,7 +108,7 @@ func Command(limit time.Duration) Exec {
 			defer in.Close()
 			cmd.Stdin = in
 		}
-		stdout, stderr, killed, err := finish(cmd, limit)
+		stdout, stderr, killed, err := finish(cmd, lines, limit)
 		if errors.Is(err, exec.ErrWaitDelay) {
 			err = nil // it ended well, and left a child that holds its input
 		}

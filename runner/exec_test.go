@@ -69,6 +69,44 @@ func TestCommandsPipes(t *testing.T) {
 	}
 }
 
+// fakeIP is an ip whose batches are run as lines of shell.
+func fakeIP(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	text := "#!/bin/sh\nn=0\nwhile read -r line; do n=$((n + 1)); eval \"$line\" || { echo Command failed -:$n >&2; exit 1; }; done\n"
+	if err := os.WriteFile(filepath.Join(dir, "ip"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	setPath(t, dir+":"+Path)
+}
+
+// A batch takes as long as it takes, while its commands do not.
+func TestBatchesTime(t *testing.T) {
+	fakeIP(t)
+	batch := func(limit time.Duration, lines ...string) (string, string, error) {
+		return Command(limit)(plans.Command{Argv: []string{"ip", "-batch", "-"}, Stdin: strings.Join(lines, "\n") + "\n"})
+	}
+	out, _, err := batch(2*time.Second, "sleep 0.6", "echo 2", "sleep 0.6", "sleep 0.6", "sleep 0.6", "echo 6")
+	if err != nil || out != "2\n6\n" {
+		t.Errorf("%q %v, want all done", out, err)
+	}
+	out, _, err = batch(100*time.Millisecond, "echo 1", "sleep 60", "echo 3")
+	if !errors.Is(err, ErrKilled) || out != "1\n" {
+		t.Errorf("%q %v, want it killed at the second", out, err)
+	}
+	out, stderr, err := batch(time.Minute, "echo 1", "false", "echo 3")
+	if err == nil || errors.Is(err, ErrKilled) || out != "1\n" || stderr != "Command failed -:2\n" {
+		t.Errorf("%q %q %v, want it ended at the second", out, stderr, err)
+	}
+	out, _, err = batch(time.Minute, "echo "+strings.Repeat("x", 3*pipePage), "exec sleep 0", "echo 3")
+	if err != nil || out != strings.Repeat("x", 3*pipePage)+"\n" {
+		t.Errorf("%d bytes, %v: want it ended well at the second", len(out), err)
+	}
+	if _, _, err := batch(100*time.Millisecond, "exec sleep 60 >&- 2>&-", "echo 2"); !errors.Is(err, ErrKilled) {
+		t.Errorf("error %v, want ErrKilled of what has no output and does not end", err)
+	}
+}
+
 // What a command has started may hold its output, or print on: it has ended nevertheless.
 func TestCommandsThatLeaveOthers(t *testing.T) {
 	run := Command(20 * time.Second)
@@ -91,14 +129,14 @@ func TestCommandsThatLeaveOthers(t *testing.T) {
 
 // All that a process printed is there, also if it is seen to have ended before it was read.
 func TestOutputsOfOneThatEnded(t *testing.T) {
-	o, err := newOutputs()
+	p, err := newPipes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.close()
+	defer p.close()
 	const size = 60_000 // a pipe has room for it
 	cmd := exec.Command("sh", "-c", fmt.Sprintf("head -c %d /dev/zero | tee /dev/fd/2", size))
-	cmd.Stdout, cmd.Stderr = o.ends[0], o.ends[1]
+	cmd.Stdout, cmd.Stderr = p.theirs[1], p.theirs[2]
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +144,9 @@ func TestOutputsOfOneThatEnded(t *testing.T) {
 	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
-	o.gather(cmd.Process, 0) // while we hold its outputs, too
-	if err := cmd.Wait(); err != nil || o.text[0].Len() != size || o.text[1].Len() != size {
-		t.Errorf("%d and %d bytes, want %d (%v)", o.text[0].Len(), o.text[1].Len(), size, err)
+	p.serve(cmd.Process, 0) // while we hold its outputs, too
+	if err := cmd.Wait(); err != nil || p.text[1].Len() != size || p.text[2].Len() != size {
+		t.Errorf("%d and %d bytes, want %d (%v)", p.text[1].Len(), p.text[2].Len(), size, err)
 	}
 }
 

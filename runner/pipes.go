@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"os/exec"
 	"time"
@@ -28,47 +29,88 @@ func filled(text []byte) (*os.File, error) {
 	return read, nil
 }
 
-// outputs are what a process prints to its stdout and its stderr. They are read by who
-// waits for it: os/exec has a goroutine for each, and to wake those costs a fifth of
-// what a short command takes.
-type outputs struct {
-	read [2]unix.PollFd // a negative fd is one that has ended, or has not been opened
-	ends [2]*os.File    // the process's
-	text [2]bytes.Buffer
+// pipes are those to a process's stdin, if it is fed, and from its stdout and stderr. They
+// are served by who waits for it: os/exec has a goroutine for each, and to wake those costs
+// a fifth of what a short command takes.
+type pipes struct {
+	ours   [3]unix.PollFd // by number; a negative fd is one that has ended, or has not been opened
+	theirs [3]*os.File    // the process's
+	text   [3]bytes.Buffer
+
+	lines []byte // for stdin, not written yet
+	taken func() // called when a line has been read
 }
 
-func newOutputs() (*outputs, error) {
-	o := &outputs{read: [2]unix.PollFd{{Fd: -1}, {Fd: -1}}}
-	for i := range o.read {
+func newPipes() (*pipes, error) {
+	p := &pipes{ours: [3]unix.PollFd{{Fd: -1}, {Fd: -1}, {Fd: -1}}}
+	for i := 1; i <= 2; i++ {
 		var ends [2]int
 		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-			o.close()
+			p.close()
 			return nil, os.NewSyscallError("pipe2", err)
 		}
-		o.read[i] = unix.PollFd{Fd: int32(ends[0]), Events: unix.POLLIN}
-		o.ends[i] = os.NewFile(uintptr(ends[1]), "output")
+		p.ours[i] = unix.PollFd{Fd: int32(ends[0]), Events: unix.POLLIN}
+		p.theirs[i] = os.NewFile(uintptr(ends[1]), "output")
 	}
-	return o, nil
+	return p, nil
+}
+
+// feed makes a stdin that is written line by line, each when the one before it has been
+// read: so it is seen how far the process has come.
+func (p *pipes) feed(lines []byte, taken func()) error {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	p.ours[0] = unix.PollFd{Fd: int32(ends[1]), Events: unix.POLLOUT}
+	p.theirs[0] = os.NewFile(uintptr(ends[0]), "stdin")
+	p.lines, p.taken = lines, taken
+	if err := unix.SetNonblock(ends[1], true); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	// A pipe of one page can be written to only while it is empty (pipe_full in
+	// include/linux/pipe_fs_i.h).
+	_, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, pipePage)
+	return os.NewSyscallError("fcntl", err)
+}
+
+// give writes the next line. After the last, or when nobody reads any more, it ends the
+// input.
+func (p *pipes) give() {
+	p.taken()
+	end := bytes.IndexByte(p.lines, '\n') + 1
+	if end == 0 {
+		end = len(p.lines)
+	}
+	n, err := 0, error(nil)
+	if end > 0 {
+		n, err = unix.Write(int(p.ours[0].Fd), p.lines[:end])
+	}
+	if n > 0 {
+		p.lines = p.lines[n:]
+	} else if err != unix.EINTR && err != unix.EAGAIN {
+		p.shut(0)
+	}
 }
 
 // handOver closes what only the process is to hold.
-func (o *outputs) handOver() {
-	for i := range o.ends {
-		o.ends[i].Close() // no matter if it is nil, or closed
+func (p *pipes) handOver() {
+	for _, f := range p.theirs {
+		f.Close() // no matter if it is nil, or closed
 	}
 }
 
-func (o *outputs) close() {
-	o.handOver()
-	for i := range o.read {
-		o.shut(i)
+func (p *pipes) close() {
+	p.handOver()
+	for i := range p.ours {
+		p.shut(i)
 	}
 }
 
-func (o *outputs) shut(i int) {
-	if o.read[i].Fd >= 0 {
-		unix.Close(int(o.read[i].Fd))
-		o.read[i].Fd = -1
+func (p *pipes) shut(i int) {
+	if p.ours[i].Fd >= 0 {
+		unix.Close(int(p.ours[i].Fd))
+		p.ours[i].Fd = -1
 	}
 }
 
@@ -76,21 +118,26 @@ func (o *outputs) shut(i int) {
 // another holds its outputs.
 const lingering = time.Second
 
-// gather reads until nobody holds the outputs any more, or the process has ended, which is
-// looked at that often.
-func (o *outputs) gather(p *os.Process, every time.Duration) {
+// serve writes the input and reads until nobody holds the outputs any more, or the process
+// has ended, which is looked at that often.
+func (p *pipes) serve(of *os.Process, every time.Duration) {
+	defer p.shut(0)
 	part := make([]byte, 1<<14)
 	look := time.Now().Add(every)
-	for o.read[0].Fd >= 0 || o.read[1].Fd >= 0 {
-		n, err := unix.Poll(o.read[:], int(max(time.Until(look), 0)/time.Millisecond)+1)
-		for i := range o.read {
-			if n > 0 && o.read[i].Fd >= 0 && o.read[i].Revents != 0 {
-				o.take(i, part)
+	for p.ours[1].Fd >= 0 || p.ours[2].Fd >= 0 {
+		n, err := unix.Poll(p.ours[:], int(max(time.Until(look), 0)/time.Millisecond)+1)
+		for i := range p.ours {
+			switch {
+			case n <= 0 || p.ours[i].Fd < 0 || p.ours[i].Revents == 0:
+			case i == 0:
+				p.give()
+			default:
+				p.take(i, part)
 			}
 		}
 		if err != nil && err != unix.EINTR || time.Now().After(look) {
-			if ended(p) {
-				o.rest()
+			if ended(of) {
+				p.rest()
 				return
 			}
 			look = time.Now().Add(every)
@@ -100,21 +147,21 @@ func (o *outputs) gather(p *os.Process, every time.Duration) {
 
 // rest reads what a process that has ended may have printed since the outputs were read
 // last (TIOCINQ is the FIONREAD of pipe(7)), and waits for no more: another may print on.
-func (o *outputs) rest() {
-	for i := range o.read {
-		if n, err := unix.IoctlGetInt(int(o.read[i].Fd), unix.TIOCINQ); err == nil && n > 0 {
-			o.take(i, make([]byte, n))
+func (p *pipes) rest() {
+	for i := 1; i <= 2; i++ {
+		if n, err := unix.IoctlGetInt(int(p.ours[i].Fd), unix.TIOCINQ); err == nil && n > 0 {
+			p.take(i, make([]byte, n))
 		}
 	}
 }
 
 // take reads what is there.
-func (o *outputs) take(i int, part []byte) {
-	n, err := unix.Read(int(o.read[i].Fd), part)
+func (p *pipes) take(i int, part []byte) {
+	n, err := unix.Read(int(p.ours[i].Fd), part)
 	if n > 0 {
-		o.text[i].Write(part[:n])
+		p.text[i].Write(part[:n])
 	} else if err != unix.EINTR {
-		o.shut(i)
+		p.shut(i)
 	}
 }
 
@@ -125,20 +172,34 @@ func ended(p *os.Process) bool {
 	return err != nil && err != unix.EINTR || info.Signo != 0
 }
 
-// finish runs a process to its end, or kills it after the time limit.
-func finish(cmd *exec.Cmd, limit time.Duration) (stdout, stderr string, killed bool, err error) {
-	o, err := newOutputs()
+// finish runs a process to its end, or kills it after the time limit; if it is fed lines,
+// each of them has as long.
+func finish(cmd *exec.Cmd, lines []byte, limit time.Duration) (stdout, stderr string, killed bool, err error) {
+	p, err := newPipes()
 	if err != nil {
 		return "", "", false, err
 	}
-	defer o.close()
-	cmd.Stdout, cmd.Stderr = o.ends[0], o.ends[1]
+	defer p.close()
+	cmd.Stdout, cmd.Stderr = p.theirs[1], p.theirs[2]
+	kill := time.AfterFunc(math.MaxInt64, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	if len(lines) > 0 {
+		more := func() {
+			if kill.Stop() {
+				kill.Reset(limit)
+			}
+		}
+		if err := p.feed(lines, more); err != nil {
+			return "", "", false, err
+		}
+		cmd.Stdin = p.theirs[0]
+	}
 	if err := cmd.Start(); err != nil {
 		return "", "", false, err
 	}
-	kill := time.AfterFunc(limit, func() { cmd.Process.Kill() })
-	o.handOver()
-	o.gather(cmd.Process, lingering)
+	kill.Reset(limit)
+	p.handOver()
+	p.serve(cmd.Process, lingering)
 	err = cmd.Wait()
-	return o.text[0].String(), o.text[1].String(), !kill.Stop(), err
+	return p.text[1].String(), p.text[2].String(), !kill.Stop(), err
 }
