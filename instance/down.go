@@ -19,7 +19,8 @@ import (
 	"ipipou/runner"
 )
 
-// stopTime is how long Down waits for an instance that cleans up.
+// stopTime is how long Down waits for an instance that cleans up, from the last that it has
+// undone: of a thousand tunnels a slow host has enough for minutes.
 const stopTime = 60 * time.Second
 
 // Down ends the instance of that name, and says in a few words what was done. A living
@@ -152,18 +153,41 @@ func stop(path string) (pid int, err error) {
 	case err != nil:
 		return 0, fmt.Errorf("process %d: %w", pid, err)
 	}
-	for end := time.Now().Add(stopTime); ; {
+	journal := strings.TrimSuffix(path, ".lock") + ".journal"
+	if err := ended(process, journal, stopTime); err != nil {
+		return 0, fmt.Errorf("process %d was asked to stop, and %w", pid, err)
+	}
+	return pid, nil
+}
+
+// ended waits for the end of a process, as long as its journal changes again and again.
+func ended(process int, journal string, patience time.Duration) error {
+	seen := changed(journal)
+	for end := time.Now().Add(patience); ; {
 		ready := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
 		n, err := unix.Poll(ready, int(max(0, time.Until(end)).Milliseconds()))
 		switch {
 		case n > 0:
-			return pid, nil
+			return nil
 		case err != nil && !errors.Is(err, unix.EINTR):
-			return 0, err
-		case !time.Now().Before(end):
-			return 0, fmt.Errorf("process %d was asked to stop %s ago, and is still cleaning up; it goes on", pid, stopTime)
+			return err
+		case time.Now().Before(end):
+			continue
 		}
+		now := changed(journal)
+		if now.Equal(seen) {
+			return fmt.Errorf("has undone nothing for %s; it goes on", patience)
+		}
+		seen, end = now, time.Now().Add(patience)
 	}
+}
+
+// changed is when a file was changed last, 0 if there is none.
+func changed(path string) (at time.Time) {
+	if info, err := os.Stat(path); err == nil {
+		at = info.ModTime()
+	}
+	return at
 }
 
 // holds reports whether the process has just this file open: else its number is from

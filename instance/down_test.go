@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,5 +108,30 @@ func TestDownNamesDamage(t *testing.T) {
 	}
 	if !strings.Contains(said.String(), `damaged, so this is not undone`) || !strings.Contains(said.String(), `"ip link del dev office"`) {
 		t.Errorf("it said %q", said.String())
+	}
+}
+
+// One that cleans up is waited for as long as it does something.
+func TestDownWaits(t *testing.T) {
+	journal := filepath.Join(t.TempDir(), "office.journal")
+	wait := func(script string, patience time.Duration) error {
+		cmd := exec.Command("sh", "-c", script, journal)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		process, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(process)
+		return ended(process, journal, patience)
+	}
+	if err := wait("for i in 1 2 3; do sleep 0.5; echo >>$0; done", time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := wait("exec sleep 60", 50*time.Millisecond); err == nil || err.Error() != "has undone nothing for 50ms; it goes on" {
+		t.Errorf("error %v", err)
 	}
 }
