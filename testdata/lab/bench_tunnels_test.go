@@ -57,10 +57,14 @@ func BenchmarkKernelTunnels(b *testing.B) {
 	for _, n := range []int{10, 100, thousand} {
 		fmt.Fprintf(&table, "| %d |", n)
 		for _, at := range []side{servers, clients} {
-			fmt.Fprintf(&table, " %s |", measureTunnels(b, at, n, func(dir string) [][]string {
-				lines := at.file(n, private, public, `backend = "kernel"`, "verb = 2")
-				return [][]string{{"--config", tomlFile(b, dir, "tunnels", lines...)}}
-			}))
+			cost := "– | – | –" // not asked for
+			b.Run(fmt.Sprintf("%s/%d", at.name, n), func(b *testing.B) {
+				cost = measureTunnels(b, at, n, func(dir string) [][]string {
+					lines := at.file(n, private, public, `backend = "kernel"`, "verb = 2")
+					return [][]string{{"--config", tomlFile(b, dir, "tunnels", lines...)}}
+				}).String()
+			})
+			fmt.Fprintf(&table, " %s |", cost)
 		}
 		table.WriteString("\n")
 	}
@@ -69,14 +73,15 @@ func BenchmarkKernelTunnels(b *testing.B) {
 
 // A side of tunnels: where it runs, its configuration, and what its log says of each tunnel that is up.
 type side struct {
+	name  string
 	in    func(benchWire) *NS
 	file  func(n int, private, public string, top ...string) []string
 	ready string
 }
 
 var (
-	servers = side{func(w benchWire) *NS { return w.srv }, tunnelsFile, "waiting for an authentication"}
-	clients = side{func(w benchWire) *NS { return w.cli }, clientsFile, "authentication sent"}
+	servers = side{"servers", func(w benchWire) *NS { return w.srv }, tunnelsFile, "waiting for an authentication"}
+	clients = side{"clients", func(w benchWire) *NS { return w.cli }, clientsFile, "authentication sent"}
 )
 
 type tunnelsCost struct {
@@ -113,7 +118,7 @@ func measureTunnels(b *testing.B, at side, n int, args func(dir string) [][]stri
 	for _, p := range procs {
 		running.Go(func() {
 			if err := p.stop(); err != nil {
-				b.Errorf("%s: %v", p.cmd, err)
+				b.Errorf("%s: %v: %s", p.cmd, err, p.errors())
 			}
 		})
 	}

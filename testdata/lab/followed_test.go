@@ -81,6 +81,17 @@ func (f *followed) until(t testing.TB, limit time.Duration, last func(line strin
 	}
 }
 
+// errors are the first lines of one that has ended by which it said what failed, of those not read yet.
+func (f *followed) errors() string {
+	var said []string
+	for line := range f.lines {
+		if strings.Contains(line, " ERROR ") && len(said) < 5 {
+			said = append(said, line)
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
 // memory is the most that the process has had, in MB.
 func (f *followed) memory(t testing.TB) float64 {
 	t.Helper()
