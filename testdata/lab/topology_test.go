@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -106,7 +108,15 @@ func (m *mesh) strangers(t *testing.T, mode, encap string) {
 		if udp {
 			packet = IPv4UDP(from+":10000", meshOuter[0]+"1:10000", inner)
 		}
-		return datagram(m.router, m.host[0], "10.42.1.9:2001", packet, patience) == nil
+		for end := time.Now().Add(patience); ; {
+			err := datagram(m.router, m.host[0], "10.42.1.9:2001", packet, min(patience, time.Second))
+			if err == nil || time.Now().After(end) {
+				if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("from %s: %v", from, err)
+				}
+				return err == nil
+			}
+		}
 	}
 	for _, udp := range []bool{false, true} {
 		if arrives(meshOuter[0]+"254", udp, 300*time.Millisecond) {
