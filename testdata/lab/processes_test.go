@@ -2,7 +2,6 @@ package lab
 
 import (
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -37,58 +36,6 @@ func TestProcessForEachTunnel(t *testing.T) {
 	n.C2.Ping(t, serverInner[1])
 	stop(t, servers[1], clients[0], clients[1])
 	SameState(t, "the server", before, n.Srv.Snapshot(t))
-}
-
-// A server on whose host connection tracking is not even loaded: it works, and still isn't loaded afterwards.
-func TestNoConnectionTrackingLoaded(t *testing.T) {
-	// A network without NAT, for that would load it.
-	sw, srv, client := NewNS(t, "nct"), NewNS(t, "nct"), NewNS(t, "nct")
-	sw.batch(t, "link add br0 type bridge", "link set br0 up",
-		veth("p-srv", 1, "s0", srv), veth("p-cli", 2, "c0", client), "link set p-srv up master br0", "link set p-cli up master br0")
-	srv.batch(t, "addr add "+SrvAddr+"/24 dev s0", "link set s0 up")
-	client.batch(t, "addr add "+BadAddr+"/24 dev c0", "link set c0 up")
-	for _, ns := range []*NS{sw, srv, client} {
-		ns.waitRunning(t)
-	}
-	loaded := func() bool {
-		out, err := run("", "lsmod")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Contains(out, "nf_conntrack")
-	}
-	if loaded() {
-		t.Cleanup(func() {
-			if err := LoadModules(); err != nil {
-				t.Error(err)
-			}
-		})
-		// Namespaces of earlier tests are taken down in the background.
-		Eventually(t, commandTimeout, func() error {
-			_, err := run("", "modprobe", "-r", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_nat", "nf_conntrack_netlink", "nf_conntrack")
-			return err
-		})
-	}
-	if loaded() {
-		t.Fatal("connection tracking can't be unloaded")
-	}
-	before := srv.Snapshot(t)
-	dir := t.TempDir()
-	server := startIPIPOU(t, dir, srv, "-s", "-vvv", "-b", "@s0", "--auth-token", "t", "--reply-on-auth-ok")
-	server.WaitLog(t, "waiting for an authentication", commandTimeout)
-	c := startIPIPOU(t, dir, client, "-vvv", "-b", "@c0", "-r", SrvAddr+":10000", "--auth-token", "t", "--tunl-ip", "172.28.0.1")
-	c.WaitLog(t, ": up", commandTimeout)
-	client.Ping(t, "172.28.0.0")
-	TransferTCP(t, client, srv, "172.28.0.0", 5_000_000)
-	if loaded() {
-		t.Error("connection tracking was loaded")
-	}
-	server.Signal(t, syscall.SIGINT)
-	if code := server.Wait(t, commandTimeout); code != 0 {
-		t.Errorf("exit %d", code)
-	}
-	stop(t, c)
-	SameState(t, "the server", before, srv.Snapshot(t))
 }
 
 // The Python tool's unit runs it as a user of systemd's making with two capabilities, all file systems read-only.
