@@ -14,7 +14,7 @@ import (
 )
 
 // volatile are the JSON keys that change by themselves, or that tell one object from an equal one made later.
-var volatile = regexp.MustCompile(`^(ifindex|link_index|link_netnsid|iif_index|handle|metainfo|stats|stats64|` +
+var volatile = regexp.MustCompile(`^(ifindex|link_index|link_netnsid|iif_index|handle|metainfo|stats|stats64|operstate|` +
 	`packets|bytes|expires|refcnt|age|used|cache_info|.*_timer|.*_life_time|inet6_addr_gen_mode|permaddr)$`)
 
 // volatileSysctls change by themselves, or are no settings.
