@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/alecthomas/kong"
@@ -17,15 +18,26 @@ import (
 // run where the first word is a flag.
 type command struct {
 	word  string
+	usage string // what follows the word
 	about string // for --help
-	names bool   // it takes names of instances; else the flags that make one
-	run   func(l *line, stdout, stderr io.Writer) int
+	// takes are what kong reads the line into; the first has the arguments. options: also
+	// all the options of an instance.
+	takes   func(l *line) []any
+	options bool
+	run     func(l *line, stdout, stderr io.Writer) int
 }
 
 // A line is a parsed command line.
 type line struct {
 	making
-	named
+	running
+	auditing
+	names
+	maybeName
+	file
+	shell
+	looking
+	watching
 	always
 
 	command  command
@@ -34,14 +46,44 @@ type line struct {
 
 // making are the flags of an instance beside the options.
 type making struct {
-	Config      []string `name:"config" sep:"none" placeholder:"NAME|PATH" help:"Read /etc/ipipou/NAME.toml or NAME.conf, or the file PATH. May be repeated; flags win over it." group:"Mode"`
-	PrintOnly   bool     `name:"print-only" help:"Print the complete shell script of the instance and do nothing." group:"Audit"`
-	WithSecrets bool     `name:"with-secrets" help:"With --print-only: show tokens, private keys and secrets too." group:"Audit"`
-	AuthKeygen  bool     `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
+	Config []string `name:"config" sep:"none" placeholder:"NAME|PATH" help:"Read /etc/ipipou/NAME.toml or NAME.conf, or the file PATH. May be repeated; flags win over it." group:"Mode"`
 }
 
-type named struct {
-	Names []string `arg:"" name:"NAME" help:"An instance: the name of its configuration file (or the file, as a path), else that of its interface."`
+// running are the flags of who runs the tunnels.
+type running struct {
+	Confirm    time.Duration `name:"confirm" placeholder:"TIME" help:"Undo everything after this time, as in 60s, unless ipipou confirm comes before. Default: never." group:"Mode"`
+	AuthKeygen bool          `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
+}
+
+type auditing struct {
+	PrintOnly   bool `name:"print-only" help:"Print the complete shell script of the instance and do nothing." group:"Audit"`
+	WithSecrets bool `name:"with-secrets" help:"With --print-only: show tokens, private keys and secrets too." group:"Audit"`
+}
+
+const nameHelp = "An instance: the name of its configuration file (or the file, as a path), else that of its interface."
+
+type names struct {
+	Names []string `arg:"" name:"NAME" help:"${nameHelp}"`
+}
+
+type maybeName struct {
+	Name string `arg:"" name:"NAME" optional:"" help:"${nameHelp}"`
+}
+
+type file struct {
+	File string `arg:"" name:"FILE" help:"A configuration of the Python tool's, as --config takes it: NAME or a path."`
+}
+
+type shell struct {
+	Shell string `arg:"" name:"SHELL" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+type looking struct {
+	JSON bool `name:"json" help:"JSON, for programs." group:"Output"`
+}
+
+type watching struct {
+	Watch bool `name:"watch" short:"w" help:"Show it again each second, until interrupted." group:"Output"`
 }
 
 type always struct {
@@ -56,23 +98,20 @@ func (l *line) grammar() (root any, options []kong.Option) {
 	name := strings.TrimSpace("ipipou " + c.word)
 	about := c.about
 	if c.word == "" {
+		about += "\n\n"
 		for _, other := range commands[1:] {
-			about += fmt.Sprintf(" `ipipou %s`: %s", other.usage(), other.about)
+			about += fmt.Sprintf("    ipipou %-29s %s\n", other.word+" "+other.usage, other.about)
 		}
 	}
-	options = []kong.Option{kong.Name(name), kong.Description(about), kong.Embed(&l.always)}
-	if c.names {
-		return &l.named, options
+	options = []kong.Option{kong.Name(name), kong.Description(about), kong.Vars{"nameHelp": nameHelp}, kong.Embed(&l.always)}
+	takes := c.takes(l)
+	for _, more := range takes[1:] {
+		options = append(options, kong.Embed(more))
 	}
-	return &l.making, append(options, kong.Embed(optionStruct()))
-}
-
-// usage is the command's word with what it takes.
-func (c command) usage() string {
-	if c.names {
-		return c.word + " NAME..."
+	if c.options {
+		options = append(options, kong.Embed(optionStruct()))
 	}
-	return c.word + " FLAGS"
+	return takes[0], options
 }
 
 // parse reads the command line: a command's word or none, and what it takes. done

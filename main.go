@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -28,13 +27,6 @@ func main() {
 	// milliseconds that it takes to start.
 	debug.SetGCPercent(50)
 	os.Exit(run(args[1:], os.Stdout, os.Stderr))
-}
-
-// commands are those that run without a word, and the others.
-var commands = []command{
-	{about: "IP tunnels that the kernel carries: authenticated, over UDP, across NAT and roaming; or static, in all of Linux's modes.", run: up},
-	{word: "status", about: "Show an instance's tunnels and what they counted.", run: status},
-	{word: "down", about: "End instances and clean up after dead ones; without a configuration.", names: true, run: down},
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -86,46 +78,6 @@ func up(l *line, stdout, stderr io.Writer) int {
 		return fail(stderr, err, code)
 	}
 	return 0
-}
-
-func status(l *line, stdout, stderr io.Writer) int {
-	if l.PrintOnly || l.AuthKeygen {
-		return fail(stderr, errors.New("status: takes neither --print-only nor --auth-keygen"), plans.ExitUsage)
-	}
-	files, err := l.files()
-	if err != nil {
-		return fail(stderr, err, plans.ExitUsage)
-	}
-	config, _, err := l.resolve(files, stderr)
-	if err != nil {
-		return fail(stderr, err, plans.ExitUsage)
-	}
-	if err := instance.Status(config, stdout); err != nil {
-		return fail(stderr, err, plans.ExitGeneral)
-	}
-	return 0
-}
-
-// down ends all the instances that it can; the exit code is that of the first which it
-// can't.
-func down(l *line, stdout, stderr io.Writer) (code int) {
-	for i, name := range l.Names {
-		var err error
-		if l.Names[i], err = plans.ParseName(name); err != nil {
-			return fail(stderr, fmt.Errorf("down: %w", err), plans.ExitUsage)
-		}
-	}
-	log := instance.NewLog(stderr, l.Verbose, false, false)
-	for _, name := range l.Names {
-		done, err := instance.Down(name, log, echo(l.Verbose, stderr))
-		if err != nil {
-			fail(stderr, err, 0)
-			code = cmp.Or(code, instance.ExitCode(err))
-			continue
-		}
-		fmt.Fprintf(stdout, "%s: %s\n", name, done)
-	}
-	return code
 }
 
 func (l *line) files() (files []plans.File, err error) {

@@ -56,6 +56,10 @@ type ClientConfig struct {
 	// loss; OnLost when the server is known to reply and did not to three
 	// authentications in a row, also if it never did. Both may be nil.
 	OnUp, OnLost func()
+	// OnReply is called, from Run, at every good reply; OnRefused with the [Reason] of
+	// what is no good one. Both may be nil.
+	OnReply   func()
+	OnRefused func(reason string)
 }
 
 // Client authenticates us to a server.
@@ -171,6 +175,14 @@ func (c *Client) Close() error {
 		errs = append(errs, c.out.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Remote is the server's endpoint, to which the last authentication went. It is safe for
+// concurrent use.
+func (c *Client) Remote() netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.remote
 }
 
 // Send sends one authentication now, or asks for a challenge, which Run meets. Its
@@ -301,6 +313,9 @@ func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 		case d := <-replies:
 			apart(func() {
 				if c.hear(d) {
+					if c.cfg.OnReply != nil {
+						c.cfg.OnReply()
+					}
 					c.tell(e.answered())
 				}
 			})
@@ -394,6 +409,9 @@ func (c *Client) prove(d Datagram) {
 }
 
 func (c *Client) ignored(d Datagram, err error) {
+	if c.cfg.OnRefused != nil {
+		c.cfg.OnRefused(Reason(err))
+	}
 	c.folds.warn(warning{"%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err})
 }
 

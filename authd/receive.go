@@ -102,6 +102,10 @@ func (s *Server) found(q *quest, i int, err error) {
 		s.log.Debug(name+": datagram", "source", q.src, "length", len(q.payload), "ok", err == nil)
 	}
 	if err != nil {
+		if only, ok := q.at.only(); ok && i == nobody {
+			i = only
+		}
+		s.refused(i, Reason(err))
 		s.folds.warn(warning{"%s: %s refused: %v", name, q.src, err})
 		return
 	}

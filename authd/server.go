@@ -49,6 +49,11 @@ type ServerConfig struct {
 	// bound (new, moved or already there); then the reply is sent. The error
 	// is logged by the callee, not by authd.
 	Bind func(tunnel int, peer netip.AddrPort) error
+
+	// Refused is called for every datagram that is refused, with the index of the tunnel
+	// that it was for, or -1 where several have its endpoint, and a [Reason]. It is
+	// called by several goroutines, in floods very often, and must not block. May be nil.
+	Refused func(tunnel int, reason string)
 }
 
 // Server listens for the authentications of its tunnels' peers.
@@ -58,6 +63,7 @@ type Server struct {
 	now     func() time.Time
 	store   ReplayStore
 	bind    func(tunnel int, peer netip.AddrPort) error
+	refused func(tunnel int, reason string)
 
 	endpoints map[netip.AddrPort]*endpoint
 	checker   *checker
@@ -155,6 +161,7 @@ func newServer(cfg ServerConfig) (*Server, error) {
 		now:     cfg.Now,
 		store:   cfg.Store,
 		bind:    cfg.Bind,
+		refused: cfg.Refused,
 
 		endpoints: make(map[netip.AddrPort]*endpoint),
 		unbound:   newWaiting(len(cfg.Tunnels)),
@@ -167,6 +174,9 @@ func newServer(cfg ServerConfig) (*Server, error) {
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.refused == nil {
+		s.refused = func(int, string) {}
 	}
 	s.folds = newFolder(s.log, s.now)
 	for k := range s.unproved {

@@ -27,6 +27,11 @@ func newClient(in *Instance, t plans.Tunnel, now *moment) (*client, error) {
 		return nil, &Error{ExitSockets, err}
 	}
 	conf.Refresh = c.refresh
+	title := t.Title()
+	conf.OnUp = func() { in.board.set(title, Up, c.auth.Remote()) }
+	conf.OnLost = func() { in.board.set(title, Lost, c.auth.Remote()) }
+	conf.OnReply = func() { in.board.authenticated(title) }
+	conf.OnRefused = func(reason string) { in.board.refused(title, reason) }
 	if c.auth, err = authd.NewClient(conf); err != nil {
 		return nil, &Error{ExitSockets, err}
 	}

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ type Instance struct {
 	Again <-chan struct{}
 
 	run   *runner.Runner
+	board *board
 	dir   string               // of the journal
 	asked map[string]plans.Var // facts that may change, by name
 	mu    sync.Mutex
@@ -52,6 +54,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
 	in.prepare(journal)
+	in.board = newBoard(in.Config, time.Now, in.changed)
 	if left := journal.Since(0); len(left) > 0 {
 		in.Log.Warn(fmt.Sprintf("an earlier %s died and left %d things behind: undoing them first", in.Config.Name, len(left)))
 		if err := in.recover(journal); err != nil {
@@ -82,6 +85,9 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	in.Log.Info("cleaning up")
 	return errors.Join(err, in.run.Undo())
 }
+
+// changed is told of each change of a tunnel's state or peer.
+func (in *Instance) changed(string, standing) {}
 
 func (in *Instance) prepare(j *runner.Journal) {
 	in.run = &runner.Runner{Exec: runner.Command(runner.DefaultTimeout), Journal: j, Log: in.Log, Echo: in.Echo}
@@ -243,6 +249,7 @@ func (in *Instance) serve(ctx context.Context) error {
 	parts = append(parts, mends.run)
 	for _, t := range in.Config.Tunnels {
 		if t.Role == plans.Static {
+			in.board.set(t.Title(), Up, netip.AddrPortFrom(t.RemoteIP, t.RemotePort))
 			in.Log.Info(t.Dev + ": up") // and what is taken away from now on is noticed
 		}
 	}

@@ -36,7 +36,7 @@ type binding struct {
 // newServer opens the sockets of servers whose gate is closed already.
 func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail context.CancelCauseFunc) (*server, error) {
 	s := &server{in: in, ctx: ctx, fail: fail}
-	conf := authd.ServerConfig{Log: in.Log, Bind: s.bind, Store: in.store()}
+	conf := authd.ServerConfig{Log: in.Log, Bind: s.bind, Refused: s.refused, Store: in.store()}
 	for _, t := range tunnels {
 		at, err := local(t, in.vars)
 		if err != nil {
@@ -91,7 +91,16 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 	if err != nil {
 		return s.failed(err)
 	}
+	s.in.board.authenticated(s.bound[i].tunnel.Title())
 	return nil
+}
+
+func (s *server) refused(i int, reason string) {
+	title := nobody
+	if i >= 0 {
+		title = s.bound[i].tunnel.Title()
+	}
+	s.in.board.refused(title, reason)
 }
 
 func (s *server) move(i int, peer netip.AddrPort) *Error {
@@ -128,6 +137,7 @@ func (s *server) move(i int, peer netip.AddrPort) *Error {
 	default:
 		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Title(), peer))
 	}
+	s.in.board.set(t.Title(), Up, peer)
 	b.peer, b.local = peer, at.Addr()
 	if t.ForceAlt || slices.Contains(took, plans.TookAlt) {
 		b.local = t.FOUIPAlt

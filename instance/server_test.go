@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"testing"
+	"time"
 
 	"ipipou/plans"
 	"ipipou/runner"
@@ -25,6 +26,7 @@ func TestBindWaitsForTheMender(t *testing.T) {
 			Log: slog.New(slog.DiscardHandler), vars: map[string]string{tunnel.IPVar(): "192.0.2.1", "RUN_DIR": t.TempDir()},
 			Config: plans.Config{Tunnels: []plans.Tunnel{tunnel, tunnel}},
 		}
+		in.board = newBoard(in.Config, time.Now, in.changed)
 		s := &server{in: in, ctx: context.Background(), bound: []binding{{tunnel: tunnel}}, mends: &mender{in: in, names: names{in, map[string]int{}, map[string]bool{}}}}
 		failed := 0
 		in.run = &runner.Runner{Log: in.Log, Journal: journal, Exec: func(plans.Command) (string, string, error) {

@@ -76,10 +76,14 @@ func Describe(c Config, secrets bool) []string {
 		for _, h := range []struct {
 			key   string
 			lines [][]string
-		}{{"pre-up", t.Hooks.PreUp}, {"post-up", t.Hooks.PostUp}, {"pre-down", t.Hooks.PreDown}, {"post-down", t.Hooks.PostDown}} {
+		}{{"pre-up", t.Hooks.PreUp}, {"post-up", t.Hooks.PostUp}, {"pre-down", t.Hooks.PreDown}, {"post-down", t.Hooks.PostDown}, {"state-hook", t.StateHook}} {
 			if len(h.lines) > 0 {
 				add(h.key, "["+strings.Join(strs(h.lines, tomlList), ", ")+"]")
 			}
+		}
+		text("monitor", string(t.Monitor))
+		if t.MonitorEvery > 0 {
+			text("monitor-interval", t.MonitorEvery.String())
 		}
 		text("fou-dev", t.FOUDev)
 		if t.FOUIP.IsValid() {

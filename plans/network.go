@@ -71,20 +71,24 @@ func (r *reader) bridge(t *Tunnel) *Bridge {
 func (r *reader) hooks(t *Tunnel) {
 	h := &t.Hooks
 	for i, into := range []*[][]string{&h.PreUp, &h.PostUp, &h.PreDown, &h.PostDown} {
-		name := []string{"pre-up", "post-up", "pre-down", "post-down"}[i]
-		lines, _ := r.s[name].Value.([][]string)
-		for _, line := range lines {
-			if len(line) == 0 || strings.TrimSpace(line[0]) == "" {
-				r.fail(name, `an empty command; want its words, as in ["systemctl", "start", "app"]`)
-				continue
-			}
-			for _, w := range line {
-				_, _, _, ok := cutVar(w)
-				if ok || strings.ContainsAny(w, "\n\x00") {
-					r.fail(name, "%q: there is no shell that would expand it, and a word is one line; call a script of yours", w)
-				}
+		*into = r.commands([]string{"pre-up", "post-up", "pre-down", "post-down"}[i])
+	}
+}
+
+// commands reads the operator's commands, each an argument list.
+func (r *reader) commands(name string) [][]string {
+	lines, _ := r.s[name].Value.([][]string)
+	for _, line := range lines {
+		if len(line) == 0 || strings.TrimSpace(line[0]) == "" {
+			r.fail(name, `an empty command; want its words, as in ["systemctl", "start", "app"]`)
+			continue
+		}
+		for _, w := range line {
+			_, _, _, ok := cutVar(w)
+			if ok || strings.ContainsAny(w, "\n\x00") {
+				r.fail(name, "%q: there is no shell that would expand it, and a word is one line; call a script of yours", w)
 			}
 		}
-		*into = lines
 	}
+	return lines
 }

@@ -101,9 +101,14 @@ var Options = []Option{
 	{Name: "auth-max-time-discrepancy", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Refuse authentications whose time is further off; 0: any time (default)."},
 	{Name: "auth-packet-ttl", Kind: Int, Hint: "TTL", Group: "Authentication", Help: "TTL of authentications and replies; the system's default if not given."},
 	{Name: "auth-lifetime", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Server: a peer silent for so long must authenticate again; 0: never (default)."},
-	{Name: "keepalive", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Client: authenticate every SEC seconds, which also keeps NAT mappings; 0: never (default)."},
+	{Name: "keepalive", Kind: Int, Hint: "SEC", Group: "Authentication", Help: "Client: authenticate every SEC seconds, which also keeps NAT mappings. Server: send the bound peer an empty datagram so often. 0: never (default)."},
 	{Name: "reply-on-auth-ok", Kind: Bool, Group: "Authentication", Help: "Server: answer valid authentications. Client: expect the answer, and retry until it comes."},
 	{Name: "auth-challenge", Kind: Bool, New: true, Group: "Authentication", Help: "Version 2 of the protocol, with ed25519: the client signs a challenge that the server sends to where it seems to be, and no clock counts. Set it at both ends; implies --reply-on-auth-ok."},
+
+	{Name: "monitor", Kind: String, New: true, Hint: "auth|ping", Group: "Monitoring", Help: "Notice that the path is dead and do something about it: auth, by keepalives that the server does not answer (client; implies --reply-on-auth-ok, and --keepalive 25 if none is given); ping, by echo requests through the tunnel. Default: off."},
+	{Name: "monitor-interval", Kind: Word, New: true, Hint: "TIME", Group: "Monitoring", Help: "With --monitor ping: between two echo requests; default 10s."},
+	{Name: "state-hook", Kind: Lines, New: true, Hint: "COMMAND", Group: "Monitoring", Help: "Run when a tunnel's state has changed, with three more arguments: interface, state (waiting, up, lost), peer; no shell."},
+	{Name: "metrics", Kind: String, New: true, Hint: "ADDR:PORT|PATH", Group: "Monitoring", Process: true, Help: "Serve Prometheus metrics over HTTP at this TCP address, or unix socket if it has a slash."},
 
 	{Name: "no-nft-counter", Kind: Bool, Group: "Gate", Process: true, Help: "Server: no counters in the nft rules."},
 	{Name: "nft-table", Kind: String, Hint: "NAME", Group: "Gate", Process: true, Help: "Server: name of this instance's own nft table; default: the tunnel interface's name."},
@@ -113,6 +118,7 @@ var Options = []Option{
 	{Name: "verb", Kind: Int, Hint: "N", Group: "Log", Process: true, Help: "As -v given N times."},
 	{Name: "no-log-time", Kind: Bool, Group: "Log", Process: true, Help: "No time in the log."},
 	{Name: "no-log-pid", Kind: Bool, Group: "Log", Process: true, Help: "No process number in the log."},
+	{Name: "log-format", Kind: String, New: true, Hint: "text|logfmt|json", Group: "Log", Process: true, Help: "Form of the log's lines; default text."},
 }
 
 // optionByName finds an option by its long or short name.

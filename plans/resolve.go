@@ -1,6 +1,7 @@
 package plans
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -39,7 +40,15 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 		Verbosity:  r.verbosity(),
 		LogTime:    !r.flag("no-log-time"),
 		LogPID:     !r.flag("no-log-pid"),
+		LogFormat:  cmp.Or(r.text("log-format"), "text"),
+		Metrics:    r.text("metrics"),
 		ReauthOnly: r.flag("reauth-only"),
+	}
+	if !slices.Contains([]string{"text", "logfmt", "json"}, c.LogFormat) {
+		r.fail("log-format", "%q is none of text, logfmt, json", c.LogFormat)
+	}
+	if r.err != nil {
+		return Config{}, r.err
 	}
 	for _, f := range files {
 		c.Sources = append(c.Sources, f.source())

@@ -36,7 +36,7 @@ type Auth struct {
 	MaxSkew      int // seconds; 0: any
 	TTL          uint8
 	Lifetime     int // seconds; 0: for ever
-	Keepalive    int // seconds; 0: never
+	Keepalive    int // seconds between a client's authentications, or a server's empty datagrams; 0: never
 	Reply        bool
 	Challenge    bool // version 2 of the wire protocol
 }
@@ -71,6 +71,12 @@ type Tunnel struct {
 	Masquerade  bool
 
 	Hooks Hooks
+
+	Monitor      Monitor
+	MonitorEvery time.Duration // between two pings
+	// StateHook are commands for a change of the tunnel's state; each is run with the
+	// interface, the state and the peer as further arguments.
+	StateHook [][]string
 
 	FOUDev   string     // outer interface; "": not given
 	FOUIP    netip.Addr // outer local address; invalid: the first of FOUDev
@@ -207,6 +213,8 @@ type Config struct {
 	Verbosity  int
 	LogTime    bool
 	LogPID     bool
+	LogFormat  string // text, logfmt or json
+	Metrics    string // where to serve them: HOST:PORT, or a socket's path; "": nowhere
 	ReauthOnly bool
 	Notes      []Note
 	Sources    []Source

@@ -30,6 +30,7 @@ func (r *reader) tunnel() (Tunnel, error) {
 	} else {
 		r.auth(&t)
 	}
+	r.monitor(&t)
 	r.table(&t)
 	if r.has("queue-number") || r.has("nfq-max-len") {
 		r.note(Warn, "there is no packet queue any more: queue-number and nfq-max-len have no effect but for the default number")
@@ -263,9 +264,6 @@ func (r *reader) weaknesses(t *Tunnel, keyName string) {
 		// Its next packet of any kind would let it in again.
 		r.note(Info, "auth-lifetime has no effect where authentication is by address only")
 		a.Lifetime = 0
-	}
-	if a.Keepalive > 0 {
-		r.note(Info, "keepalive has no effect on a server")
 	}
 }
 
