@@ -93,4 +93,3 @@ func down(l *line, stdout, stderr io.Writer) (code int) {
 	}
 	return code
 }
-
