@@ -81,9 +81,10 @@ func down(l *line, stdout, stderr io.Writer) (code int) {
 			return fail(stderr, fmt.Errorf("down: %w", err), plans.ExitUsage)
 		}
 	}
-	log := instance.NewLog(stderr, l.Verbose, false, false)
+	settings := instance.LogSettings{Verbosity: l.Verbose, Format: "text"}
+	log := instance.NewLog(stderr, settings)
 	for _, name := range l.Names {
-		done, err := instance.Down(name, log, echo(l.Verbose, stderr))
+		done, err := instance.Down(name, log, echo(log, settings, stderr))
 		if err != nil {
 			fail(stderr, err, 0)
 			code = cmp.Or(code, instance.ExitCode(err))

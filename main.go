@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"ipipou/authd"
 	"ipipou/instance"
@@ -65,7 +66,7 @@ func up(l *line, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	in := &instance.Instance{Config: config, Log: log, Echo: echo(config.Verbosity, stderr)}
+	in := &instance.Instance{Config: config, Log: log, Echo: echo(log, logSettings(config), stderr)}
 	ctx, again, stop := signals(func(s os.Signal) { log.Info(s.String() + ": ignored") })
 	defer stop()
 	in.Again = again
@@ -74,10 +75,15 @@ func up(l *line, stdout, stderr io.Writer) int {
 	} else {
 		err = in.Run(ctx)
 	}
-	if code := instance.ExitCode(err); code != 0 {
-		return fail(stderr, err, code)
+	code := instance.ExitCode(err)
+	switch {
+	case code == 0:
+	case config.LogFormat == "text":
+		fail(stderr, err, code)
+	default:
+		log.Error(oneLine(err), "exit", code)
 	}
-	return 0
+	return code
 }
 
 func (l *line) files() (files []plans.File, err error) {
@@ -97,7 +103,7 @@ func (l *line) resolve(files []plans.File, stderr io.Writer) (plans.Config, *slo
 	if err != nil {
 		return plans.Config{}, nil, err
 	}
-	log := instance.NewLog(stderr, config.Verbosity, config.LogTime, config.LogPID)
+	log := instance.NewLog(stderr, logSettings(config))
 	for _, n := range config.Notes {
 		switch n.Level {
 		case plans.Warn:
@@ -109,12 +115,24 @@ func (l *line) resolve(files []plans.File, stderr io.Writer) (plans.Config, *slo
 	return config, log, nil
 }
 
-// echo prints each command before it is run, if so much is to be said.
-func echo(verbosity int, stderr io.Writer) func(plans.Command) {
-	if verbosity == 0 {
+func logSettings(c plans.Config) instance.LogSettings {
+	return instance.LogSettings{Verbosity: c.Verbosity, Format: c.LogFormat, Time: c.LogTime, PID: c.LogPID}
+}
+
+// echo prints each command before it is run, if so much is to be said: from a verbosity
+// on at which the log has no more than warnings.
+func echo(log *slog.Logger, s instance.LogSettings, stderr io.Writer) func(plans.Command) {
+	switch {
+	case s.Verbosity == 0:
 		return nil
+	case s.Format == "text":
+		return func(c plans.Command) { instance.Say(stderr, slog.LevelInfo, "[#] "+c.String()) }
 	}
-	return func(c plans.Command) { fmt.Fprintf(stderr, "[#] %s\n", c) }
+	return func(c plans.Command) {
+		r := slog.NewRecord(time.Now(), slog.LevelInfo, "running a command", 0)
+		r.AddAttrs(slog.String("command", c.String()))
+		log.Handler().Handle(context.Background(), r) // whatever level is shown
+	}
 }
 
 // header says on top of a printed script what it is.
@@ -148,8 +166,12 @@ func header(c plans.Config, secrets bool) []string {
 }
 
 func fail(stderr io.Writer, err error, code int) int {
-	fmt.Fprintln(stderr, "ipipou: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	instance.Say(stderr, slog.LevelError, "ipipou: "+oneLine(err))
 	return code
+}
+
+func oneLine(err error) string {
+	return instance.Printable(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 func keygen(stdout io.Writer, labels bool) error {

@@ -106,7 +106,7 @@ func (a *Auth) checkSource(src netip.AddrPort) error {
 func (a Auth) scheme() string {
 	switch {
 	case a.Challenge:
-		return "a signed challenge"
+		return "challenge"
 	case a.RemoteKey != nil:
 		return "ed25519"
 	case a.Token != nil:
@@ -114,6 +114,13 @@ func (a Auth) scheme() string {
 	default:
 		return "address"
 	}
+}
+
+func (a Auth) schemeInWords() string {
+	if a.Challenge {
+		return "a signed challenge"
+	}
+	return a.scheme()
 }
 
 // validate catches what crypto/ed25519 would panic on and what would quietly

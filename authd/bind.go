@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"net/netip"
 )
 
@@ -21,7 +22,8 @@ func (s *Server) work(ctx context.Context) {
 
 func (s *Server) accept(a accepted) {
 	t := s.tunnels[a.tunnel]
-	s.log.Info(fmt.Sprintf("%s: %s authenticated by %s", t.Name, a.peer, t.Auth.scheme()))
+	s.log.Info(fmt.Sprintf("%s: %s authenticated by %s", t.Name, a.peer, t.Auth.schemeInWords()),
+		Event("accepted", t.Name, a.peer, slog.String("scheme", t.Auth.scheme())))
 
 	// A disk takes longer than a bind. This process doesn't accept it twice, and a
 	// next one finds it kept, unless we are killed in these very milliseconds.
@@ -29,14 +31,14 @@ func (s *Server) accept(a accepted) {
 	go func() { kept <- s.keep(a.tunnel) }()
 	failed := s.bind(a.tunnel, a.peer)
 	if err := <-kept; err != nil {
-		s.folds.warn(warning{"%s: %s authenticated, but not remembered over a restart: %v", t.Name, a.peer, err})
+		s.folds.warn(t.failed("%s: %s authenticated, but not remembered over a restart: %v", a.peer, err))
 	}
 	if failed != nil {
 		return
 	}
 	s.checker.moved(s.endpointOf(t), a.tunnel, a.peer)
 	if err := s.setPeer(a.tunnel, a.peer); err != nil {
-		s.folds.warn(warning{"%s: %s bound, but its data still comes here: %v", t.Name, a.peer, err})
+		s.folds.warn(t.failed("%s: %s bound, but its data still comes here: %v", a.peer, err))
 	}
 	// Nobody waits for an answer to data.
 	if t.replies() && !t.Inner.looks(a.payload) {
@@ -65,7 +67,7 @@ func (s *Server) reply(t ServerTunnel, a accepted) {
 		err = s.senders[t.Device].send(t.Local, a.peer, t.TTL, p)
 	}
 	if err != nil {
-		s.folds.warn(warning{"%s: %s bound, but the reply failed: %v", t.Name, a.peer, err})
+		s.folds.warn(t.failed("%s: %s bound, but the reply failed: %v", a.peer, err))
 	}
 }
 

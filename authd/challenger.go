@@ -162,7 +162,7 @@ func (s *Server) answering(ctx context.Context) {
 		case a := <-s.answers:
 			t := s.tunnels[a.tunnel]
 			if err := s.senders[t.Device].send(t.Local, a.to, t.TTL, a.payload); err != nil {
-				s.folds.warn(warning{"%s: %s not challenged: %v", t.Name, a.to, err})
+				s.folds.warn(t.failed("%s: %s not challenged: %v", a.to, err))
 			}
 		}
 	}

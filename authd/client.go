@@ -284,7 +284,7 @@ func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 		}
 		if err.Error() != lastErr {
 			lastErr = err.Error()
-			c.cfg.Log.Warn(c.cfg.Name+": authentication not sent, will try again", "error", err)
+			c.cfg.Log.Warn(c.cfg.Name+": authentication not sent, will try again", Event("failed", c.cfg.Name, c.Remote()), "error", err)
 		}
 		c.tell(e.failed(c.cfg.Now()))
 	}
@@ -404,7 +404,7 @@ func (c *Client) prove(d Datagram) {
 	}
 	c.cfg.Log.Debug(c.cfg.Name+": meeting the challenge", "local", c.local, "remote", c.remote)
 	if err := c.out.send(c.local, c.remote, c.cfg.TTL, p); err != nil {
-		c.cfg.Log.Warn(c.cfg.Name+": challenge not met, will ask for another", "error", err)
+		c.cfg.Log.Warn(c.cfg.Name+": challenge not met, will ask for another", Event("failed", c.cfg.Name, c.remote), "error", err)
 	}
 }
 
@@ -412,7 +412,7 @@ func (c *Client) ignored(d Datagram, err error) {
 	if c.cfg.OnRefused != nil {
 		c.cfg.OnRefused(Reason(err))
 	}
-	c.folds.warn(warning{"%s: reply of %s ignored: %v", c.cfg.Name, d.Src, err})
+	c.folds.warn(warning{event: "ignored", format: "%s: reply of %s ignored: %v", name: c.cfg.Name, src: d.Src, err: err})
 }
 
 // verify reports whether a reply proves more than that somebody sees what we
@@ -446,23 +446,26 @@ func (c *Client) verify(d Datagram) (verified bool, err error) {
 	return false, fmt.Errorf("%w: %d bytes", ErrReply, len(d.Payload))
 }
 
+// noReply is the reason of who was not heard.
+var noReply = slog.String("reason", "no-reply")
+
 // tell logs and passes on a change.
 func (c *Client) tell(ev event) {
-	c.mu.Lock()
-	remote := c.remote
-	c.mu.Unlock()
+	remote := c.Remote()
 	switch ev {
 	case isUp:
-		c.cfg.Log.Info(fmt.Sprintf("%s: up, %s replies", c.cfg.Name, remote))
+		c.cfg.Log.Info(fmt.Sprintf("%s: up, %s replies", c.cfg.Name, remote), Event("up", c.cfg.Name, remote))
 		if c.cfg.OnUp != nil {
 			c.cfg.OnUp()
 		}
 	case isLost:
-		c.cfg.Log.Warn(fmt.Sprintf("%s: lost, %d authentications without a reply of %s", c.cfg.Name, lostAfter, remote))
+		c.cfg.Log.Warn(fmt.Sprintf("%s: lost, %d authentications without a reply of %s", c.cfg.Name, lostAfter, remote),
+			Event("lost", c.cfg.Name, remote, noReply))
 		if c.cfg.OnLost != nil {
 			c.cfg.OnLost()
 		}
 	case isSilent:
-		c.cfg.Log.Info(fmt.Sprintf("%s: %s does not reply (it may not have --reply-on-auth-ok)", c.cfg.Name, remote))
+		c.cfg.Log.Info(fmt.Sprintf("%s: %s does not reply (it may not have --reply-on-auth-ok)", c.cfg.Name, remote),
+			Event("silent", c.cfg.Name, remote, noReply))
 	}
 }

@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -21,13 +22,36 @@ const (
 // warning is one about what a source sent. It is put into words only if it is
 // logged: in a flood few are.
 type warning struct {
-	format string // of the others
-	name   string // of a tunnel, say
+	event  string // see [Event]
+	format string // of name, src and err
+	name   string // of a tunnel, or of a port that several share
+	port   uint16 // that port, or 0
 	src    netip.AddrPort
 	err    error
 }
 
+// failed is a warning about what this host did not let us do for a peer.
+func (t ServerTunnel) failed(format string, peer netip.AddrPort, err error) warning {
+	return warning{event: "failed", format: format, name: t.Name, src: peer, err: err}
+}
+
 func (w warning) String() string { return fmt.Sprintf(w.format, w.name, w.src, w.err) }
+
+// fields are those of the event, with the reason of a refusal or the error of a failure.
+func (w warning) fields() slog.Attr {
+	tunnel := w.name
+	var more []slog.Attr
+	if w.port != 0 {
+		tunnel = ""
+		more = append(more, slog.Int("port", int(w.port)))
+	}
+	if w.event == "failed" {
+		more = append(more, slog.String("error", w.err.Error()))
+	} else {
+		more = append(more, slog.String("reason", Reason(w.err)))
+	}
+	return Event(w.event, tunnel, w.src, more...)
+}
 
 // foldKey is what makes two warnings the same.
 type foldKey struct {
@@ -44,8 +68,9 @@ type fold struct {
 	repeated int
 }
 
-// folder logs warnings, of equal ones just the first in foldFor; the next that
-// is logged says how many were not.
+// folder logs warnings, of equal ones just the first in foldFor. How many were
+// not is said by the next that is logged, or once foldFor has passed by the last
+// of them, so that the count of a flood that ends does not wait for another.
 type folder struct {
 	log *slog.Logger
 	now func() time.Time
@@ -53,6 +78,8 @@ type folder struct {
 	mu    sync.Mutex
 	folds map[foldKey]*fold
 	swept time.Time
+	timer *time.Timer // of tell; nil until something is folded
+	due   time.Time   // when it fires; zero: it doesn't, as nothing is folded
 }
 
 func newFolder(log *slog.Logger, now func() time.Time) *folder {
@@ -75,16 +102,49 @@ func (f *folder) warn(w warning) {
 	}
 	if !ok {
 		f.folds[k] = &fold{since: now, last: w}
-		f.log.Warn(w.String())
+		w.log(f.log, 0)
 		return
 	}
-	if d := now.Sub(e.since); d >= 0 && d < foldFor {
+	if !e.over(now) {
 		e.last = w
 		e.repeated++
+		f.wake(e, now)
 		return
 	}
-	e.print(f.log, w)
+	w.log(f.log, e.repeated)
 	*e = fold{since: now, last: w}
+}
+
+// wake has e's repeats told when it is over, if nothing else is due before.
+func (f *folder) wake(e *fold, now time.Time) {
+	at := e.since.Add(foldFor)
+	if !f.due.IsZero() && !at.Before(f.due) {
+		return
+	}
+	f.due = at
+	if f.timer == nil {
+		f.timer = time.AfterFunc(at.Sub(now), f.tell)
+	} else {
+		f.timer.Reset(at.Sub(now))
+	}
+}
+
+// tell logs the repeats of what is over. What goes on is folded anew.
+func (f *folder) tell() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.due = time.Time{}
+	now := f.now()
+	for _, e := range f.folds {
+		switch {
+		case e.repeated == 0:
+		case e.over(now):
+			e.flush(f.log)
+			*e = fold{since: now, last: e.last}
+		default:
+			f.wake(e, now)
+		}
+	}
 }
 
 // sweep forgets what is over, at most once a second, as it walks the map.
@@ -94,14 +154,14 @@ func (f *folder) sweep(now time.Time) {
 	}
 	f.swept = now
 	for k, e := range f.folds {
-		if d := now.Sub(e.since); d < 0 || d >= foldFor {
+		if e.over(now) {
 			e.flush(f.log)
 			delete(f.folds, k)
 		}
 	}
 }
 
-// flush logs the counts that still wait for a next warning.
+// flush logs all repeats, at the end.
 func (f *folder) flush() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -109,21 +169,33 @@ func (f *folder) flush() {
 		e.flush(f.log)
 	}
 	clear(f.folds)
+	f.due = time.Time{}
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+}
+
+// over reports whether repeats are not kept out any more. A clock that was set
+// back says so too.
+func (e *fold) over(now time.Time) bool {
+	d := now.Sub(e.since)
+	return d < 0 || d >= foldFor
 }
 
 func (e *fold) flush(log *slog.Logger) {
-	if e.repeated == 0 {
-		return
+	if e.repeated > 0 {
+		e.last.log(log, e.repeated-1) // this line is one of the repeats itself
 	}
-	// This line is one of the repeats itself.
-	e.repeated--
-	e.print(log, e.last)
 }
 
-func (e *fold) print(log *slog.Logger, w warning) {
-	if e.repeated == 0 {
-		log.Warn(w.String())
-		return
+// log logs w, and how many like it were not.
+func (w warning) log(log *slog.Logger, repeated int) {
+	if !log.Enabled(context.Background(), slog.LevelWarn) {
+		return // as it is by default: no words are made for nobody
 	}
-	log.Warn(w.String(), "repeated", e.repeated)
+	attrs := []slog.Attr{w.fields()}
+	if repeated > 0 {
+		attrs = append(attrs, slog.Int("repeated", repeated))
+	}
+	log.LogAttrs(context.Background(), slog.LevelWarn, w.String(), attrs...)
 }

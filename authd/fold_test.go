@@ -1,14 +1,22 @@
 package authd
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
+
+func refusedOf(src netip.AddrPort, err error) warning {
+	return warning{event: "refused", format: "%s: %s refused: %v", name: "a", src: src, err: err}
+}
 
 func TestFolder(t *testing.T) {
 	l, c := newTap(), newClock(1000)
@@ -16,12 +24,12 @@ func TestFolder(t *testing.T) {
 	// Details, and the port, do not make it another.
 	warn := func(behind int64) {
 		src := netip.AddrPortFrom(clientAddr.Addr(), uint16(behind))
-		f.warn(warning{"%s: %s refused: %v", "a", src, olderError(behind)})
+		f.warn(refusedOf(src, olderError(behind)))
 	}
 	warn(1)
 	warn(2)
-	f.warn(warning{"%s: %s refused: %v", "a", clientAddr, ErrToken})
-	f.warn(warning{"%s: %s not bound: %v", "a", clientAddr, ErrToken})
+	f.warn(refusedOf(clientAddr, ErrToken))
+	f.warn(ServerTunnel{Name: "a"}.failed("%s: %s not bound: %v", clientAddr, ErrToken))
 	c.add(foldFor - 1)
 	warn(3)
 	c.add(1)
@@ -60,7 +68,7 @@ func TestFolderBounded(t *testing.T) {
 	l, c := newTap(), newClock(1000)
 	f := newFolder(l.logger(), c.now)
 	warn := func(src netip.Addr) {
-		f.warn(warning{"%s: %s refused: %v", "a", netip.AddrPortFrom(src, 1), ErrToken})
+		f.warn(refusedOf(netip.AddrPortFrom(src, 1), ErrToken))
 	}
 	for i := range 3 * maxFolds {
 		warn(host(i))
@@ -79,5 +87,76 @@ func TestFolderBounded(t *testing.T) {
 	}
 	if n := len(f.folds); n != 1 {
 		t.Errorf("%d kept", n)
+	}
+}
+
+// What was folded is told once its time is over, though nobody is refused any more,
+// and then no timer is left.
+func TestFolderTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTap()
+		f := newFolder(slog.New(l.handler()), time.Now)
+		another := netip.AddrPortFrom(host(1), 7)
+		f.warn(refusedOf(clientAddr, ErrToken))
+		f.warn(refusedOf(another, ErrToken))
+		if f.timer != nil {
+			t.Error("a timer, and nothing is folded")
+		}
+		time.Sleep(foldFor / 2)
+		f.warn(refusedOf(another, ErrToken))
+		f.warn(refusedOf(clientAddr, ErrToken))
+		f.warn(refusedOf(clientAddr, ErrToken))
+		f.warn(refusedOf(clientAddr, ErrToken))
+		time.Sleep(foldFor/2 - 1)
+		synctest.Wait()
+		if n := len(l.lines()); n != 2 {
+			t.Errorf("%d lines before the time, want 2", n)
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		want := []string{
+			`level=WARN msg="a: 10.0.0.1:7 refused: wrong token" event=refused tunnel=a peer=10.0.0.1:7 reason=token`,
+			`level=WARN msg="a: 10.0.0.1:7 refused: wrong token" event=refused tunnel=a peer=10.0.0.1:7 reason=token`,
+			`level=WARN msg="a: 198.51.100.7:4242 refused: wrong token" event=refused tunnel=a peer=198.51.100.7:4242 reason=token`,
+			`level=WARN msg="a: 198.51.100.7:4242 refused: wrong token" event=refused tunnel=a peer=198.51.100.7:4242 reason=token repeated=2`,
+		}
+		got := slices.Sorted(slices.Values(l.lines()))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		if !f.due.IsZero() {
+			t.Error("nothing is folded, and the timer goes on")
+		}
+		// One that goes on makes a line in foldFor.
+		for range 30 {
+			f.warn(refusedOf(clientAddr, ErrToken))
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if n := len(l.lines()) - len(want); n != 3 {
+			t.Errorf("%d more lines in 30 s", n)
+		}
+		f.flush()
+		told := len(l.lines())
+		if time.Sleep(time.Minute); len(l.lines()) != told {
+			t.Error("told after the end")
+		}
+	})
+}
+
+// Each line has the fields of what it says, and a port where it is not known whose
+// it is.
+func TestFolderFields(t *testing.T) {
+	l := newTap()
+	f := newFolder(slog.New(l.handler()), time.Now)
+	f.warn(warning{"refused", "%s: %s refused: %v", "port 10002", 10002, clientAddr, olderError(3)})
+	f.warn(ServerTunnel{Name: "a"}.failed("%s: %s bound, but the reply failed: %v", clientAddr, errors.New("no route")))
+	for _, s := range []string{
+		` event=refused peer=198.51.100.7:4242 port=10002 reason=older`,
+		` event=failed tunnel=a peer=198.51.100.7:4242 error="no route"`,
+	} {
+		if !l.has(s) {
+			t.Errorf("no %s in %q", s, l.lines())
+		}
 	}
 }

@@ -2,6 +2,7 @@ package authd
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"sync"
@@ -26,9 +27,26 @@ func (l *tap) Write(b []byte) (int, error) {
 	return l.buf.Write(b)
 }
 
-// logger logs without the time.
-func (l *tap) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{
+// logger logs in words: without the time, and without what [Event] adds.
+func (l *tap) logger() *slog.Logger { return slog.New(words{l.handler()}) }
+
+// words leaves out what a message says itself, as the log for people does.
+type words struct{ slog.Handler }
+
+func (h words) Handle(ctx context.Context, r slog.Record) error {
+	said := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != "" {
+			said.AddAttrs(a)
+		}
+		return true
+	})
+	return h.Handler.Handle(ctx, said)
+}
+
+// handler logs the fields too.
+func (l *tap) handler() slog.Handler {
+	return slog.NewTextHandler(l, &slog.HandlerOptions{
 		Level: slog.LevelDebug,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
@@ -36,7 +54,7 @@ func (l *tap) logger() *slog.Logger {
 			}
 			return a
 		},
-	}))
+	})
 }
 
 // lines are those from level on, "WARN" say, without debugging ones.

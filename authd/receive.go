@@ -94,19 +94,19 @@ func (s *Server) prove(q *quest) {
 
 // found passes on what was decided: an authentication of tunnel i, or why not.
 func (s *Server) found(q *quest, i int, err error) {
-	name := q.at.label
+	if only, ok := q.at.only(); ok {
+		i = only
+	}
+	name, port := q.at.label, q.at.local.Port()
 	if i != nobody {
-		name = s.tunnels[i].Name
+		name, port = s.tunnels[i].Name, 0
 	}
 	if s.log.Enabled(context.Background(), slog.LevelDebug) {
 		s.log.Debug(name+": datagram", "source", q.src, "length", len(q.payload), "ok", err == nil)
 	}
 	if err != nil {
-		if only, ok := q.at.only(); ok && i == nobody {
-			i = only
-		}
 		s.refused(i, Reason(err))
-		s.folds.warn(warning{"%s: %s refused: %v", name, q.src, err})
+		s.folds.warn(warning{"refused", "%s: %s refused: %v", name, port, q.src, err})
 		return
 	}
 	s.unbound.put(accepted{i, q.src, slices.Clone(q.payload), q.order})

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strconv"
 	"time"
@@ -39,7 +40,8 @@ func newClient(in *Instance, t plans.Tunnel, now *moment) (*client, error) {
 		c.auth.Close()
 		return nil, &Error{ExitSend, fmt.Errorf("%s: sending the authentication: %w", t.Dev, err)}
 	}
-	in.Log.Info(fmt.Sprintf("%s: %s -> %s, authentication sent", t.Dev, conf.Local, conf.Remote))
+	in.Log.Info(fmt.Sprintf("%s: %s -> %s, authentication sent", t.Dev, conf.Local, conf.Remote),
+		authd.Event("sent", t.Dev, conf.Remote, slog.String("local", conf.Local.String())))
 	return c, nil
 }
 
@@ -91,7 +93,8 @@ func (in *Instance) Reauth(ctx context.Context) error {
 		if err := reauth(ctx, conf); err != nil {
 			return err
 		}
-		in.Log.Info(t.Dev + ": authentication sent from port " + strconv.Itoa(int(t.FOUPort)))
+		in.Log.Info(t.Dev+": authentication sent from port "+strconv.Itoa(int(t.FOUPort)),
+			authd.Event("sent", t.Dev, conf.Remote, slog.String("local", conf.Local.String())))
 	}
 	return nil
 }

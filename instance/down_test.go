@@ -102,7 +102,7 @@ func TestDownNamesDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said strings.Builder
-	_, err := Down("office", NewLog(&said, 0, false, false), func(c plans.Command) { t.Errorf("ran %s", c) })
+	_, err := Down("office", NewLog(&said, LogSettings{Format: "text"}), func(c plans.Command) { t.Errorf("ran %s", c) })
 	if err != nil {
 		t.Fatal(err)
 	}

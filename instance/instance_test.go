@@ -1,12 +1,7 @@
 package instance
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"log/slog"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -44,32 +39,5 @@ func TestExitCodes(t *testing.T) {
 		if got := ExitCode(c.err); got != c.want {
 			t.Errorf("%v: exit code %d, want %d", c.err, got, c.want)
 		}
-	}
-}
-
-// The format is the Python tool's: scripts and journald read it.
-func TestLogFormat(t *testing.T) {
-	var b bytes.Buffer
-	log := NewLog(&b, 3, true, true)
-	log.Info("up", "source", "a b")
-	want := fmt.Sprintf(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} %d  INFO up source="a b"\n$`, os.Getpid())
-	if !regexp.MustCompile(want).MatchString(b.String()) {
-		t.Errorf("%q does not match %s", b.String(), want)
-	}
-	b.Reset()
-	log = NewLog(&b, 1, false, false)
-	log.Error("e")
-	log.Warn("w")
-	log.Info("i")
-	log.With(slog.String("k", "v")).Warn("x")
-	if got := b.String(); got != "ERROR e\n WARN w\n WARN x k=v\n" {
-		t.Errorf("%q", got)
-	}
-	b.Reset()
-	log = NewLog(&b, 0, false, false)
-	log.Warn("w")
-	log.Error("e")
-	if got := b.String(); got != "ERROR e\n" {
-		t.Errorf("%q", got)
 	}
 }

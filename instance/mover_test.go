@@ -27,7 +27,7 @@ func moved(t *testing.T, said *strings.Builder) *static {
 		t.Fatal(err)
 	}
 	tunnel := c.Tunnels[0]
-	in := &Instance{Config: c, Log: NewLog(said, 3, false, false), vars: map[string]string{}, asked: changing(c)}
+	in := &Instance{Config: c, Log: NewLog(said, LogSettings{Verbosity: 3, Format: "text"}), vars: map[string]string{}, asked: changing(c)}
 	journal, err := runner.OpenJournal(t.TempDir(), "a")
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -53,7 +54,8 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 		return nil, &Error{ExitSockets, err}
 	}
 	for i, t := range conf.Tunnels {
-		in.Log.Info(fmt.Sprintf("%s: waiting for an authentication at %s", tunnels[i].Title(), t.Local))
+		in.Log.Info(fmt.Sprintf("%s: waiting for an authentication at %s", tunnels[i].Title(), t.Local),
+			authd.Event("waiting", t.Name, netip.AddrPort{}, slog.String("local", t.Local.String())))
 	}
 	return s, nil
 }
@@ -89,7 +91,7 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 		}
 	}
 	if err != nil {
-		return s.failed(err)
+		return s.failed(i, peer, err)
 	}
 	s.in.board.authenticated(s.bound[i].tunnel.Title())
 	return nil
@@ -133,9 +135,10 @@ func (s *server) move(i int, peer netip.AddrPort) *Error {
 	case b.peer == peer:
 		return nil
 	case b.peer.IsValid():
-		s.in.Log.Info(fmt.Sprintf("%s: peer moved from %s to %s", t.Title(), b.peer, peer))
+		s.in.Log.Info(fmt.Sprintf("%s: peer moved from %s to %s", t.Title(), b.peer, peer),
+			authd.Event("moved", t.Title(), peer, slog.String("from", b.peer.String())))
 	default:
-		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Title(), peer))
+		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Title(), peer), authd.Event("bound", t.Title(), peer))
 	}
 	s.in.board.set(t.Title(), Up, peer)
 	b.peer, b.local = peer, at.Addr()
@@ -182,14 +185,14 @@ func (s *server) rehome(ctx context.Context, dev string, index int) error {
 
 // failed ends an instance of one tunnel, as in the Python tool. Of several, the
 // others go on, and this one waits for the peer's next authentication.
-func (s *server) failed(err *Error) error {
+func (s *server) failed(i int, peer netip.AddrPort, err *Error) error {
 	if s.ctx.Err() != nil {
 		return err
 	}
 	if len(s.in.Config.Tunnels) == 1 {
 		s.fail(err)
 	} else {
-		s.in.Log.Error(strings.ReplaceAll(err.Error(), "\n", "; "))
+		s.in.Log.Error(strings.ReplaceAll(err.Error(), "\n", "; "), authd.Event("failed", s.bound[i].tunnel.Title(), peer))
 	}
 	return err
 }
