@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,7 +19,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"ipipou/authd"
 	"ipipou/datapath"
+	"ipipou/instance"
 	"ipipou/plans"
 	"ipipou/runner"
 )
@@ -206,5 +211,47 @@ func TestThreatModel(t *testing.T) {
 	}
 	if len(names) < 40 {
 		t.Errorf("found %d names: has the form changed?", len(names))
+	}
+}
+
+// The log's lines and events in the README are the log's.
+func TestReadmeLogs(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"text", "logfmt", "json"} {
+		var b bytes.Buffer
+		log := instance.NewLog(&b, instance.LogSettings{Verbosity: 1, Format: format})
+		log.Warn("ipipou0: 198.51.100.7:4242 refused: wrong token",
+			authd.Event("refused", "ipipou0", netip.MustParseAddrPort("198.51.100.7:4242"), slog.String("reason", "token")), "repeated", 41)
+		if !bytes.Contains(text, b.Bytes()) {
+			t.Errorf("no such line: %s", b.Bytes())
+		}
+	}
+	events := 0
+	for _, dir := range []string{"authd", "instance"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			source, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`(?:Event\(|event: |warning\{)"(\w+)"`).FindAllSubmatch(source, -1) {
+				events++
+				if !bytes.Contains(text, []byte("`"+string(m[1])+"`")) {
+					t.Errorf("%s logs the event %s, which is not there", name, m[1])
+				}
+			}
+		}
+	}
+	if events < 12 {
+		t.Errorf("found %d events: has their form changed?", events)
 	}
 }

@@ -3,7 +3,12 @@ package authd
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -132,4 +137,54 @@ func (c *clock) add(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.t = c.t.Add(d)
+}
+
+// Each cause of a refusal has a word of its own, which the README has too.
+func TestReasons(t *testing.T) {
+	source, err := os.ReadFile("auth.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(regexp.MustCompile(`(?m)^\tErr\w+ += errors\.New`).FindAll(source, -1)); n != len(refusals) {
+		t.Errorf("%d causes, and %d have a word", n, len(refusals))
+	}
+	seen := map[string]bool{}
+	for _, r := range refusals {
+		if got := Reason(fmt.Errorf("%w, and so on", r.err)); got != r.name || seen[got] {
+			t.Errorf("%v is %q, as another is", r.err, got)
+		}
+		seen[r.name] = true
+		if !bytes.Contains(readme, []byte("`"+r.name+"`")) {
+			t.Errorf("the README does not have %s", r.name)
+		}
+	}
+	if got := Reason(errors.New("no route")); got != "other" {
+		t.Errorf("what is no refusal is %q", got)
+	}
+}
+
+// A client's ups and downs have their fields too.
+func TestClientEvents(t *testing.T) {
+	l := newTap()
+	c, err := newClient(ClientConfig{Name: "a", Local: clientAddr, Remote: at(10000), Auth: Auth{Token: []byte("sesame")}, Log: slog.New(l.handler())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ev := range []event{isUp, isLost, isSilent} {
+		c.tell(ev)
+	}
+	c.ignored(Datagram{Src: at(10000)}, ErrReply)
+	server := " tunnel=a peer=" + at(10000).String()
+	for _, want := range []string{
+		" event=up" + server, " event=lost" + server + " reason=no-reply",
+		" event=silent" + server + " reason=no-reply", " event=ignored" + server + " reason=reply",
+	} {
+		if !slices.ContainsFunc(l.lines(), func(line string) bool { return strings.HasSuffix(line, want) }) {
+			t.Errorf("no %s in %q", want, l.lines())
+		}
+	}
 }
