@@ -112,7 +112,7 @@ func TestFolderTells(t *testing.T) {
 		if n := len(l.lines()); n != 2 {
 			t.Errorf("%d lines before the time, want 2", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		want := []string{
 			`level=WARN msg="a: 10.0.0.1:7 refused: wrong token" event=refused tunnel=a peer=10.0.0.1:7 reason=token`,
