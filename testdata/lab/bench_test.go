@@ -43,8 +43,8 @@ func newBenchNAT(t testing.TB) benchWire {
 	return benchWire{n.Srv, n.C1, C1Addr, RtrAddr}
 }
 
-// bare makes the tunnel with the commands of our plans, less the gate.
-func (w benchWire) bare(t testing.TB) {
+// byHand makes the tunnel with the commands of our plans, less the gate: in UDP, or as bare ipip.
+func (w benchWire) byHand(t testing.TB, udp bool) {
 	t.Helper()
 	for _, end := range []struct {
 		ns                              *NS
@@ -53,18 +53,26 @@ func (w benchWire) bare(t testing.TB) {
 		{w.srv, "s0", SrvAddr, w.seenAs, "172.28.0.0", "172.28.0.1"},
 		{w.cli, "c0", w.local, SrvAddr, "172.28.0.1", "172.28.0.0"},
 	} {
-		peer := ""
-		if end.ns == w.cli {
-			peer = " peer " + end.remote + " peer_port 10000"
+		encap := ""
+		if udp {
+			peer := ""
+			if end.ns == w.cli {
+				peer = " peer " + end.remote + " peer_port 10000"
+			}
+			end.ns.batch(t, "fou add port 10000 ipproto 4 local "+end.local+peer+" dev "+end.dev)
+			encap = " encap fou encap-sport 10000 encap-dport 10000"
 		}
 		end.ns.batch(t,
-			"fou add port 10000 ipproto 4 local "+end.local+peer+" dev "+end.dev,
-			"link add name ipipou0 type ipip remote "+end.remote+" local "+end.local+
-				" encap fou encap-sport 10000 encap-dport 10000 mode ipip dev "+end.dev,
+			"link add name ipipou0 type ipip remote "+end.remote+" local "+end.local+encap+" mode ipip dev "+end.dev,
 			"address add "+end.inner+" peer "+end.peer+" dev ipipou0",
 			"link set dev ipipou0 up",
 		)
 	}
+}
+
+func (w benchWire) kernelWireguard(t testing.TB) {
+	t.Helper()
+	w.wireguard(t, func(ns *NS, dev string) { ns.batch(t, "link add "+dev+" type wireguard") })
 }
 
 // plain gives the cable's own ends the addresses that a tunnel would have.
@@ -128,21 +136,21 @@ type gateVariant struct {
 // gateVariants are in an order that matters: the first is what the others are compared with, and those with connection
 // tracking come after those that must find a host that does not have it.
 var gateVariants = []gateVariant{
-	{"kernel FOU by hand, open to all", 1, func(t testing.TB, w benchWire) { w.bare(t) }},
+	{"kernel FOU by hand, open to all", 1, func(t testing.TB, w benchWire) { w.byHand(t, true) }},
 	{"ipipou", 1, func(t testing.TB, w benchWire) { w.ours(t, "kernel") }},
 	{"ipipou, alternate address", 1, func(t testing.TB, w benchWire) { w.ours(t, "kernel", "--force-fou-local-ip-alt") }},
-	{"kernel FOU by hand, connection tracking", 1, func(t testing.TB, w benchWire) { w.bare(t); w.track(t) }},
+	{"kernel FOU by hand, connection tracking", 1, func(t testing.TB, w benchWire) { w.byHand(t, true); w.track(t) }},
 	{"ipipou, connection tracking", 1, func(t testing.TB, w benchWire) { w.track(t); w.ours(t, "kernel") }},
-	{"kernel WireGuard", 10, func(t testing.TB, w benchWire) {
-		w.wireguard(t, func(ns *NS, dev string) { ns.batch(t, "link add "+dev+" type wireguard") })
-	}},
+	{"kernel WireGuard", 10, func(t testing.TB, w benchWire) { w.kernelWireguard(t) }},
 }
 
 // backendVariants have the same at both ends.
 var backendVariants = []gateVariant{
-	{"kernel FOU by hand, open to all", 1, func(t testing.TB, w benchWire) { w.bare(t) }},
+	{"kernel FOU by hand, open to all", 1, func(t testing.TB, w benchWire) { w.byHand(t, true) }},
 	{"ipipou, backend kernel", 1, func(t testing.TB, w benchWire) { w.ours(t, "kernel") }},
 	{"ipipou, backend bpf", 1, func(t testing.TB, w benchWire) { w.ours(t, "bpf") }},
+	{"ipip by hand, without UDP", 1, func(t testing.TB, w benchWire) { w.byHand(t, false) }},
+	{"kernel WireGuard", 10, func(t testing.TB, w benchWire) { w.kernelWireguard(t) }},
 	{"no tunnel", 1, func(t testing.TB, w benchWire) { w.plain(t) }},
 }
 
