@@ -84,39 +84,72 @@ func ParseName(text string) (string, error) {
 // # comments. All behind the blank is the value, trailing blanks included.
 func parseLegacy(name string, data []byte) (File, error) {
 	f := File{Path: name, Top: Settings{}}
-	for i, line := range strings.Split(string(data), "\n") {
-		where := fmt.Sprintf("%s:%d", name, i+1)
-		line = strings.TrimLeft(strings.TrimRight(line, "\r"), " \t-")
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		key, value, blank := strings.Cut(line, " ")
-		k, v, joined := strings.Cut(key, "=")
-		if joined {
-			key, value = k, v
-		}
-		o, ok := optionByName(key)
-		if !ok {
-			o, ok = OptionByPrefix(key)
-		}
+	for _, l := range legacyLines(name, string(data)) {
 		switch {
-		case len(key) > 0 && strings.Trim(key, "v") == "":
-			f.Top.addVerbosity(len(key), where)
-			continue
-		case !ok:
-			return File{}, unknown(key, where)
-		case joined && blank:
-			return File{}, fmt.Errorf("%s: %s: a value behind = can't have a blank: write `%s VALUE`", where, key, key)
-		case o.Kind == Bool && strings.TrimSpace(value) != "":
-			return File{}, fmt.Errorf("%s: %s takes no value", where, o.Name)
-		case o.Kind != Bool && value == "":
-			return File{}, fmt.Errorf("%s: %s wants a value: %s", where, o.Name, o.Hint)
-		}
-		if err := f.Top.Set(o.Name, value, where+": "+o.Name); err != nil {
-			return File{}, err
+		case l.err != nil:
+			return File{}, l.err
+		case l.v > 0:
+			f.Top.addVerbosity(l.v, l.where)
+		case l.option.Name != "":
+			if err := f.Top.Set(l.option.Name, l.value, l.where+": "+l.option.Name); err != nil {
+				return File{}, err
+			}
 		}
 	}
 	return f, nil
+}
+
+// A legacyLine is a line of the Python tool's format: an option, or a -v, or a
+// comment, or nothing.
+type legacyLine struct {
+	where   string
+	option  Option
+	value   string
+	v       int    // how many
+	comment string // with its #
+	err     error  // of its form
+}
+
+func legacyLines(name, text string) []legacyLine {
+	var lines []legacyLine
+	for i, line := range strings.Split(text, "\n") {
+		lines = append(lines, parseLegacyLine(fmt.Sprintf("%s:%d", name, i+1), line))
+	}
+	return lines
+}
+
+func parseLegacyLine(where, line string) legacyLine {
+	l := legacyLine{where: where}
+	line = strings.TrimLeft(strings.TrimRight(line, "\r"), " \t-")
+	if line == "" || strings.HasPrefix(line, "#") {
+		l.comment = line
+		return l
+	}
+	key, value, blank := strings.Cut(line, " ")
+	k, v, joined := strings.Cut(key, "=")
+	if joined {
+		key, value = k, v
+	}
+	if len(key) > 0 && strings.Trim(key, "v") == "" {
+		l.v = len(key)
+		return l
+	}
+	o, ok := optionByName(key)
+	if !ok {
+		o, ok = OptionByPrefix(key)
+	}
+	l.option, l.value = o, value
+	switch {
+	case !ok:
+		l.err = unknown(key, where)
+	case joined && blank:
+		l.err = fmt.Errorf("%s: %s: a value behind = can't have a blank: write `%s VALUE`", where, key, key)
+	case o.Kind == Bool && strings.TrimSpace(value) != "":
+		l.err = fmt.Errorf("%s: %s takes no value", where, o.Name)
+	case o.Kind != Bool && value == "":
+		l.err = fmt.Errorf("%s: %s wants a value: %s", where, o.Name, o.Hint)
+	}
+	return l
 }
 
 // A Source is a file that settings were read from.

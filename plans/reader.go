@@ -121,9 +121,11 @@ func (r *reader) source(names ...string) (name string, data []byte) {
 	return "", nil
 }
 
+const maxVerb = 100
+
 func (r *reader) verbosity() int {
 	v, _ := r.s["v"].Value.(int)
-	return v + r.integer("verb", 0, 0, 100)
+	return v + r.integer("verb", 0, 0, maxVerb)
 }
 
 // device checks the name of an interface: what the kernel's dev_valid_name
