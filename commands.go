@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
 
 	"ipipou/instance"
 	"ipipou/plans"
@@ -41,7 +42,7 @@ var commands = []command{
 	},
 	{
 		word: "convert", usage: "FILE", about: "Print a configuration of the Python tool's as TOML.",
-		takes: func(l *line) []any { return []any{&l.file} }, run: later,
+		takes: func(l *line) []any { return []any{&l.file} }, run: convert,
 	},
 	{
 		word: "completion", usage: "SHELL", about: "Print what completes command lines in bash, zsh or fish.",
@@ -93,4 +94,15 @@ func down(l *line, stdout, stderr io.Writer) (code int) {
 		fmt.Fprintf(stdout, "%s: %s\n", name, done)
 	}
 	return code
+}
+
+func convert(l *line, stdout, stderr io.Writer) int {
+	text, err := plans.Convert(l.File, os.ReadFile)
+	if err != nil {
+		return fail(stderr, err, plans.ExitUsage)
+	}
+	if _, err := io.WriteString(stdout, text); err != nil {
+		return fail(stderr, err, plans.ExitGeneral)
+	}
+	return 0
 }

@@ -71,7 +71,7 @@ type maybeName struct {
 }
 
 type file struct {
-	File string `arg:"" name:"FILE" help:"A configuration of the Python tool's, as --config takes it: NAME or a path."`
+	File string `arg:"" name:"FILE" help:"A configuration of the Python tool's: a path, or NAME for /etc/ipipou/NAME.conf."`
 }
 
 type shell struct {
