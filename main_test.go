@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +20,6 @@ import (
 	"ipipou/authd"
 	"ipipou/datapath"
 	"ipipou/instance"
-	"ipipou/plans"
 	"ipipou/runner"
 )
 
@@ -115,69 +112,6 @@ func counters(ts *testscript.TestScript, neg bool, args []string) {
 			octets(binary.LittleEndian.AppendUint32(nil, uint32(key))), octets(halves[0]), octets(halves[1])))
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte("["+strings.Join(entries, ",")+"]\n"), 0o644))
-}
-
-// Every configuration in the README is valid, and every command a command.
-func TestReadme(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(text), -1)
-	configs, commands := 0, 0
-	for _, b := range blocks {
-		switch b[1] {
-		case "toml":
-			configs++
-			f, err := plans.Load("./office.toml", func(string) ([]byte, error) { return []byte(b[2]), nil })
-			if err != nil {
-				t.Error(err)
-				continue
-			}
-			nodes := []plans.Settings{{}}
-			if len(f.Nodes) > 0 {
-				nodes = nil
-			}
-			for _, n := range f.Nodes {
-				nodes = append(nodes, plans.Settings{"node": {Value: n.Name, Where: "--node"}})
-			}
-			for _, flags := range nodes {
-				c, err := plans.Resolve([]string{"office"}, []plans.File{f}, flags, os.ReadFile)
-				if err != nil {
-					t.Errorf("%v in\n%s", err, b[2])
-				}
-				for _, n := range c.Notes {
-					t.Errorf("an example that is warned about: %s", n.Text)
-				}
-			}
-		case "sh":
-			for line := range strings.Lines(b[2]) {
-				words := strings.Fields(line)
-				if words[0] != "ipipou" {
-					continue
-				}
-				commands++
-				if i := slices.Index(words, ">"); i > 0 {
-					words = words[:i]
-				}
-				if _, _, err := parse(words[1:], io.Discard); err != nil {
-					t.Errorf("%s: %v", line, err)
-				}
-			}
-		}
-	}
-	if configs != 9 || commands < 6 {
-		t.Errorf("found %d configurations and %d commands: has the README's form changed?", configs, commands)
-	}
-	makefile, err := os.ReadFile("Makefile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile("`make ([a-z]+)|^    make ([a-z]+)").FindAllStringSubmatch(string(text), -1) {
-		if target := m[1] + m[2]; !strings.Contains(string(makefile), "\n"+target+":") {
-			t.Errorf("the README names make %s, which the Makefile has not", target)
-		}
-	}
 }
 
 // Every test that the threat model goes by is there.

@@ -214,6 +214,12 @@ reply-on-auth-ok
 no-nft-counter
 nft-table mine
 no-log-time
+log-format json
+metrics 127.0.0.1:9586
+monitor auth
+monitor-interval 10s
+monitor-interval 7
+state-hook logger --tag ipipou
 verb 2
 v
 -vv
