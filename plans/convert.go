@@ -149,7 +149,10 @@ func (c *converter) hints() {
 	r := newReader(c.top, nil)
 	var lines []string
 	hint := func(line, why string) { lines = append(lines, "# "+line, "#     "+why) }
-	key := r.has("auth-key-b64") || r.has("auth-key-file") || r.has("auth-remote-pubkey-b64") || r.has("auth-remote-pubkey-file")
+	key := r.has("auth-key-b64") || r.has("auth-key-file") // the client's
+	if r.role() == Server {
+		key = r.has("auth-remote-pubkey-b64") || r.has("auth-remote-pubkey-file")
+	}
 	token := r.has("auth-token") || r.has("auth-token-b64") || r.has("auth-token-file")
 	if key && !r.flag("auth-challenge") {
 		hint("auth-challenge = true", "in both files, once both ends run this program: no clock counts, and nobody can use what he caught")
@@ -165,6 +168,9 @@ func (c *converter) hints() {
 	}
 	if r.role() == Client && !r.has("keepalive") {
 		hint("keepalive = 27", "keeps a NAT router's mapping, and tells the server a new address")
+	}
+	if r.role() == Client && (key || token) && !r.has("monitor") {
+		hint(`monitor = "auth"`, "where the server has reply-on-auth-ok: notices that the path is dead, and tries until it is not")
 	}
 	if r.role() == Server {
 		hint("[[tunnel]]", "one for each client, with a number and a key of its own: one file and one process for all")

@@ -77,6 +77,8 @@ post-up = ["logger", "up"]
 #     in both files: a client then knows whether it was heard, and tries again if not
 # keepalive = 27
 #     keeps a NAT router's mapping, and tells the server a new address
+# monitor = "auth"
+#     where the server has reply-on-auth-ok: notices that the path is dead, and tries until it is not
 `},
 		{"no effect", `server
 queue-number 7
@@ -143,8 +145,8 @@ func TestConvertRefused(t *testing.T) {
 	}
 }
 
-// FuzzConvert checks that what resolves does so to the same when it is converted, and that
-// no comment is lost.
+// FuzzConvert checks that what resolves does so to the same when it is converted, that no
+// comment is lost, and that what is said to be possible is.
 func FuzzConvert(f *testing.F) {
 	f.Add("server\nnumber 0\nfou-dev eth0\nfou-local-port 10000\nauth-token x\nverb 3\n")
 	f.Add("server\nqueue-number 5\nfou-dev eth0\nauth-token \xff\n# \x00\nv\nv\n")
@@ -271,6 +273,16 @@ func converts(t *testing.T, text string) bool {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%q is converted to\n%s\nwhich resolves to\n%+v\nwant\n%+v", text, converted, got, want)
+	}
+	_, hints, _ := strings.Cut(converted, "\n# Also possible now:\n")
+	for _, hint := range strings.Split(hints, "\n") {
+		hint, _ = strings.CutPrefix(hint, "# ")
+		if hint == "" || hint[0] == ' ' || strings.ContainsAny(hint, "…[") {
+			continue
+		}
+		if _, _, err := resolveText("./a.toml", converted+hint+"\n"); err != nil {
+			t.Errorf("%q is converted to what resolves, and with %s does not: %v", text, hint, err)
+		}
 	}
 	rest := strings.Split(converted, "\n")
 	for _, l := range legacyLines("", text) {
