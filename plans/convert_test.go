@@ -152,6 +152,7 @@ func FuzzConvert(f *testing.F) {
 	f.Add("server\nqueue-number 5\nfou-dev eth0\nauth-token \xff\n# \x00\nv\nv\n")
 	f.Add("fou-local :5@eth0\nfou-local-port 99999999999\nfou-remote h:1\ntunl-ip 172.28.0.1\nauth-secret  a\\\"\x7f \n")
 	f.Add("static\nmode gre\nkey 7\nroutes 10.0.0.0/8 metric 5,default\nfou-dev e\nfou-remote-ip 192.0.2.1\nbridge b 10.1.0.1/24\npost-up a b\n")
+	f.Add("server\nfou-dev e\nfou-remote-ip 192.0.2.1\nauth-by-remote-ip\nauth-key-b64 RuBZkT23na2Q4QH1xfmZCfRgSgPt5s362UPAFbecTso=\n")
 	f.Fuzz(func(t *testing.T, text string) { converts(t, text) })
 }
 
