@@ -20,7 +20,7 @@ var commands = []command{
 	{
 		word: "check", usage: "[FLAGS]", about: "What this host can do, or lacks for the instance of the flags, and how to mend it.",
 		takes:   func(l *line) []any { return []any{&l.making, &l.looking} },
-		options: true, run: later,
+		options: true, run: checkHost,
 	},
 	{
 		word: "status", usage: "[NAME | FLAGS]", about: "Show an instance's tunnels and what they counted.",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
@@ -94,8 +95,11 @@ func (in *Instance) prepare(j *runner.Journal) {
 }
 
 // check looks for every program that a plan of the instance may need.
-func check(c plans.Config) error {
-	return runner.Check(func(yield func(plans.Plan) bool) {
+func check(c plans.Config) error { return runner.Check(Plans(c)) }
+
+// Plans are those whose programs must be there when an instance of c starts.
+func Plans(c plans.Config) iter.Seq[plans.Plan] {
+	return func(yield func(plans.Plan) bool) {
 		if !yield(c.Up()) {
 			return
 		}
@@ -104,7 +108,7 @@ func check(c plans.Config) error {
 				return
 			}
 		}
-	})
+	}
 }
 
 func (in *Instance) journal() (*runner.Journal, error) {

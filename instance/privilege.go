@@ -99,6 +99,13 @@ func needs(c plans.Config, up bool, lowPorts uint16) (own, children capset) {
 	return own, children
 }
 
+// Needed are the capabilities without which an instance of c does not come up, its own
+// and its commands', bit N for that of number N (capabilities(7)).
+func Needed(c plans.Config) uint64 {
+	own, children := needs(c, false, lowPorts())
+	return uint64(own | children)
+}
+
 // lowPorts is the first port that takes no capability to bind.
 func lowPorts() uint16 {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")

@@ -18,20 +18,12 @@ func (c Config) bpfFacts() []Var {
 		})
 		if t.MTU == 0 {
 			vars = append(vars, Var{
-				Name: t.bpf.mtu, Comment: "MTU that fits " + t.outerDev() + "'s", Query: look, Word: 5, Number: true, Less: t.room(),
+				Name: t.bpf.mtu, Comment: "MTU that fits " + t.outerDev() + "'s", Query: look, Word: 5, Number: true, Less: t.Overhead(),
 				Missing: t.outerDev() + " does not exist: give another --fou-dev",
 			})
 		}
 	}
 	return vars
-}
-
-// room is what the outer headers take, in bytes.
-func (t Tunnel) room() int {
-	if t.Encap == FOU {
-		return 28
-	}
-	return 20
 }
 
 // bpfUp loads the programs, makes the tunnels' interfaces and attaches the programs

@@ -95,3 +95,17 @@ func (m linkMode) inner() string {
 
 // carries reports whether packets of the address family go through the tunnel.
 func (m linkMode) carries(is6 bool) bool { return is6 && m.inner6 || !is6 && m.inner4 }
+
+// Overhead is how much smaller than an outer packet the packet inside is, in bytes: the
+// headers of IP (RFC 791, 8200), of UDP, of GUE (draft-ietf-intarea-gue, without
+// extensions), and of GRE with its key (RFC 2784, 2890).
+func (t Tunnel) Overhead() int {
+	size := map[bool]int{false: 20, true: 40}[t.how().outer6] + map[Encap]int{FOU: 8, GUE: 8 + 4}[t.Encap]
+	if t.how().key && !t.how().bare {
+		size += 4
+		if t.Key != "" {
+			size += 4
+		}
+	}
+	return size
+}

@@ -19,3 +19,7 @@ func (t Tunnel) Peers() []int {
 	}
 	return numbers
 }
+
+// Protocol is the IP protocol of the tunnel's outer packets without UDP (IANA's numbers);
+// 0 if it is more than one.
+func (t Tunnel) Protocol() int { return t.how().proto }

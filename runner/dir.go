@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ func Dir() (dir string, fallback error, err error) {
 	if fallback = Ready(RunDir); fallback == nil {
 		return RunDir, nil, nil
 	}
-	dir = filepath.Join(os.TempDir(), fmt.Sprintf("ipipou-%d", os.Getuid()))
+	dir = ownDir()
 	return dir, fallback, Ready(dir)
 }
 
@@ -46,3 +47,36 @@ func Ready(dir string) error {
 	}
 	return unix.Access(dir, unix.W_OK|unix.X_OK)
 }
+
+// Left tells whether the instance of that name runs, and whether its journal is there,
+// which a dead one leaves behind for the next start. Unlike OpenJournal it changes nothing.
+func Left(name string) (runs, journal bool) {
+	var dirs []string
+	for _, variable := range []string{"IPIPOU_RUN_DIR", "RUNTIME_DIRECTORY"} {
+		dirs = append(dirs, filepath.SplitList(os.Getenv(variable))...)
+	}
+	dirs = append(dirs, RunDir, ownDir())
+	for _, dir := range dirs {
+		for _, in := range []string{dir, filepath.Join(dir, name)} { // of a unit's RuntimeDirectory=ipipou/%i
+			path := filepath.Join(in, name)
+			runs = runs || locked(path+".lock")
+			if info, err := os.Stat(path + ".journal"); err == nil && info.Size() > 0 {
+				journal = true
+			}
+		}
+	}
+	return runs, journal
+}
+
+// locked reports whether somebody holds the lock, as its owner does.
+func locked(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// ownDir is where journals are if nowhere else.
+func ownDir() string { return filepath.Join(os.TempDir(), fmt.Sprintf("ipipou-%d", os.Getuid())) }

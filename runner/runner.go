@@ -27,35 +27,43 @@ type Runner struct {
 // Check looks for the programs that plans need, before anything is changed.
 // The error of a missing one is that of the first step that needs it.
 func Check(all iter.Seq[plans.Plan]) error {
-	found := map[string]error{} // by program
-	for p := range all {
-		var err error
-		p.Walk(func(s plans.Step) {
-			if s.Do.IsZero() && s.UndoOnce { // noted for the end: it must be there then
-				s.Do = s.Undo
-			}
-			if err != nil || s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
-				return
-			}
-			for _, c := range []plans.Command{s.Do, s.UndoIf} {
-				if c.IsZero() || err != nil {
-					continue
-				}
-				missing, known := found[c.Argv[0]]
-				if !known {
-					_, missing = LookPath(c.Argv[0])
-					found[c.Argv[0]] = missing
-				}
-				if missing != nil {
-					err = &StepError{Command: c, Err: missing}
-				}
-			}
-		})
-		if err != nil {
-			return err
+	found := map[string]bool{}
+	for c := range Needs(all) {
+		if found[c.Argv[0]] {
+			continue
 		}
+		if _, err := LookPath(c.Argv[0]); err != nil {
+			return &StepError{Command: c, Err: err}
+		}
+		found[c.Argv[0]] = true
 	}
 	return nil
+}
+
+// Needs are the commands that plans can't do without: not those that may fail, nor those
+// that a look at the host can make needless.
+func Needs(all iter.Seq[plans.Plan]) iter.Seq[plans.Command] {
+	return func(yield func(plans.Command) bool) {
+		more := true
+		for p := range all {
+			p.Walk(func(s plans.Step) {
+				if s.Do.IsZero() && s.UndoOnce { // noted for the end: it must be there then
+					s.Do = s.Undo
+				}
+				if s.Do.IsZero() || s.MayFail || !s.Unless.IsZero() {
+					return
+				}
+				for _, c := range []plans.Command{s.Do, s.UndoIf} {
+					if more && !c.IsZero() {
+						more = yield(c)
+					}
+				}
+			})
+			if !more {
+				return
+			}
+		}
+	}
 }
 
 // Ask runs the query of a Var, which may hold other variables.
