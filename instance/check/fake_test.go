@@ -164,3 +164,8 @@ func config(t testing.TB, lines ...string) *plans.Config {
 	c.Sources = nil // there is no such file
 	return &c
 }
+
+// nobody is a resolver that knows nothing.
+func nobody(_ context.Context, _, host string) ([]netip.Addr, error) {
+	return nil, fmt.Errorf("lookup %s: no such host", host)
+}
