@@ -217,12 +217,12 @@ func TestRanges(t *testing.T) {
 func TestSockets(t *testing.T) {
 	const text = "  sl  local_address rem_address\n  7: 010200C0:2710 00000000:0000 07\n 8: 0A0B0C0D0E0F:1 \n 9: x:y\n"
 	for bigEndian, want := range map[bool]string{false: "192.0.2.1:10000", true: "1.2.0.192:10000"} {
-		if got := sockets(text, bigEndian); len(got) != 1 || got[0].local != netip.MustParseAddrPort(want) {
+		if got := sockets(text, bigEndian); len(got) != 1 || got[0] != netip.MustParseAddrPort(want) {
 			t.Errorf("big-endian %v: %v, want %s", bigEndian, got, want)
 		}
 	}
 	six := sockets("x B80D0120000000000000000001000000:0035 0", false)
-	if len(six) != 1 || six[0].local != netip.MustParseAddrPort("[2001:db8::1]:53") {
+	if len(six) != 1 || six[0] != netip.MustParseAddrPort("[2001:db8::1]:53") {
 		t.Errorf("IPv6: %v", six)
 	}
 }

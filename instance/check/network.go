@@ -16,6 +16,9 @@ import (
 // lookupTime is how long a name may take to be resolved.
 const lookupTime = 10 * time.Second
 
+// largest is the most that an IP packet can be, in bytes; the loopback's MTU is more.
+const largest = 65535
+
 // An outside is where a tunnel's packets leave and arrive on this host.
 type outside struct {
 	dev    string // "" if not known
@@ -49,7 +52,7 @@ func (c *checker) outer(ctx context.Context) []Line {
 		case i < 0:
 			once(missing("outer address", "no interface has "+t.FOUIP.String(), "give another fou-local-ip"))
 		default:
-			o.dev, o.mtu = all[i].Name, all[i].MTU
+			o.dev, o.mtu = all[i].Name, min(all[i].MTU, largest)
 			if !o.local.IsValid() {
 				o.local = all[i].first(t.OuterIPv6())
 			}

@@ -35,15 +35,11 @@ func (c *checker) names(all []Interface) []Line {
 	return slices.CompactFunc(lines, func(a, b Line) bool { return a == b }) // tunnels share interfaces
 }
 
-// A socket is a UDP socket of the host's, the kernel's FOU listeners included.
-type socket struct {
-	local netip.AddrPort
-}
-
-// sockets reads /proc/net/udp or udp6: a header, then a socket a line, the local address
-// in its second word, in hexadecimal: words of 32 bits of a little- or big-endian host,
+// sockets are the local ends of the UDP sockets that /proc/net/udp or udp6 has, the
+// kernel's FOU listeners included: a header, then a socket a line, the address in its
+// second word, in hexadecimal: words of 32 bits of a little- or big-endian host,
 // a colon, the port (udp4_format_sock in net/ipv4/udp.c).
-func sockets(text string, bigEndian bool) (all []socket) {
+func sockets(text string, bigEndian bool) (all []netip.AddrPort) {
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
 		if len(words) < 2 {
@@ -61,7 +57,7 @@ func sockets(text string, bigEndian bool) (all []socket) {
 			}
 		}
 		if a, ok := netip.AddrFromSlice(b); ok {
-			all = append(all, socket{netip.AddrPortFrom(a, uint16(port))})
+			all = append(all, netip.AddrPortFrom(a, uint16(port)))
 		}
 	}
 	return all
@@ -84,8 +80,8 @@ func (c *checker) ports() []Line {
 			own, both = v6, nil
 		}
 		at := netip.AddrPortFrom(local, t.FOUPort)
-		taken := func(s socket) bool {
-			return s.local.Port() == t.FOUPort && (s.local.Addr() == local || s.local.Addr().IsUnspecified())
+		taken := func(s netip.AddrPort) bool {
+			return s.Port() == t.FOUPort && (s.Addr() == local || s.Addr().IsUnspecified())
 		}
 		switch {
 		case !slices.ContainsFunc(own, taken) && !slices.ContainsFunc(both, taken):
