@@ -67,6 +67,7 @@ func healthy() *fake {
 		"proc/sys/net/ipv6/conf/all/forwarding":       "0\n",
 		"proc/kallsyms":                               "0000000000000000 T packet_rcv_fanout\n0000000000000000 t packet_rcv\t[af_packet]\n",
 		"sys/module/nf_tables/initstate":              "live\n",
+		"sys/module/nfnetlink/initstate":              "live\n",
 		"dev/net/tun":                                 "",
 		"boot/config-" + release:                      "CONFIG_NET_FOU=m\nCONFIG_NET_FOU_IP_TUNNELS=y\n# CONFIG_X is not set\n",
 		"lib/modules/" + release + "/modules.builtin": "kernel/net/packet/nothing.ko\n",
@@ -76,7 +77,7 @@ func healthy() *fake {
 	dep := ""
 	for name, dir := range map[string]string{
 		"fou": "net/ipv4", "fou6": "net/ipv6", "ipip": "net/ipv4", "sit": "net/ipv6", "ip_gre": "net/ipv4", "ip6_tunnel": "net/ipv6", "ip6_gre": "net/ipv6",
-		"tun": "drivers/net", "cls_bpf": "net/sched", "sch_ingress": "net/sched", "nf_tables": "net/netfilter",
+		"tun": "drivers/net", "cls_bpf": "net/sched", "sch_ingress": "net/sched", "nf_tables": "net/netfilter", "nfnetlink": "net/netfilter",
 	} {
 		path := "kernel/" + dir + "/" + name + ".ko.xz"
 		dep += path + ": kernel/net/ipv4/ip_tunnel.ko.xz\n"

@@ -151,11 +151,14 @@ func TestInstanceLacksInTurn(t *testing.T) {
 	} {
 		c.test(t, clientConfig...)
 	}
+	change{"address given", func(f *fake) { f.links[1].Addrs = f.links[1].Addrs[1:] },
+		`missing outer address no interface has 192\.0\.2\.1: give another fou-local-ip`, needs + "outer address", 0}.test(t, append([]string{`fou-local-ip = "192.0.2.1"`}, serverConfig...)...)
 	for _, c := range []change{
 		{"read-only", func(f *fake) { f.readOnly = true }, `missing forwarding IPv4 off, and /proc/sys/net/ipv4/ip_forward can't be written from here: .*`, needs + "forwarding IPv4", 0},
 		{"forwards", func(f *fake) { f.put("proc/sys/net/ipv4/ip_forward", "1") }, `ok forwarding IPv4 on`, "", 0},
 		{"rp_filter", func(f *fake) { f.put("proc/sys/net/ipv4/conf/all/rp_filter", "1") }, `warning rp_filter strict \(all\): .*`, "", 0},
 		{"address", func(f *fake) { f.links = f.links[:1] }, `missing outer address no interface has 192\.0\.2\.1: give another fou-local-ip`, needs + "outer address", 0},
+		{"address of another interface", func(f *fake) { f.links[1].Addrs, f.links[0].Addrs = nil, f.links[1].Addrs }, `ok outer interface lo, 192\.0\.2\.1`, "", 1}, // and its MTU
 		{"no stand-in", func(f *fake) { f.without("ip_gre") },
 			`missing backend none: the kernel lacks ip_gre, and BPF can't stand in: ipipou0: mode gre is not carried: .*`, needs + "backend, ip_gre", 1},
 	} {

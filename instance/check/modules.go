@@ -28,6 +28,7 @@ var drivers = map[string]driver{
 	"ip6_gre":     {"ip6gre_tunnel_xmit", "IPV6_GRE", "mode gre6"},
 	"ip_vti":      {"vti_tunnel_xmit", "NET_IPVTI", "mode vti"},
 	"nf_tables":   {"nft_do_chain", "NF_TABLES", "the gate, and forwarding"},
+	"nfnetlink":   {"nfnetlink_subsys_register", "NETFILTER_NETLINK", "what nft talks to"},
 	"af_packet":   {"packet_rcv", "PACKET", "authentication"},
 	"tun":         {"tun_net_xmit", "TUN", "interfaces of BPF tunnels"},
 	"cls_bpf":     {"cls_bpf_classify", "NET_CLS_BPF", "BPF programs on an interface"},

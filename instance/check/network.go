@@ -44,7 +44,7 @@ func (c *checker) outer(ctx context.Context) []Line {
 	for _, t := range c.config.Tunnels {
 		o := outside{dev: t.FOUDev, local: t.FOUIP, remote: t.RemoteIP}
 		i := slices.IndexFunc(all, func(i Interface) bool {
-			return i.Name == t.FOUDev || t.FOUDev == "" && slices.ContainsFunc(i.Addrs, func(p netip.Prefix) bool { return p.Addr() == t.FOUIP })
+			return i.Name == t.FOUDev || t.FOUDev == "" && i.has(t.FOUIP)
 		})
 		switch {
 		case i < 0 && t.FOUDev != "":
@@ -61,6 +61,10 @@ func (c *checker) outer(ctx context.Context) []Line {
 				once(missing("outer interface", o.dev+" has no "+family+" address", "give it one, or give fou-local-ip or another fou-dev"))
 				break
 			}
+			if !slices.ContainsFunc(all, func(i Interface) bool { return i.has(o.local) }) {
+				once(missing("outer address", "no interface has "+o.local.String(), "give another fou-local-ip"))
+				break
+			}
 			once(ok("outer interface", fmt.Sprintf("%s, %s", o.dev, o.local)))
 		}
 		if t.RemoteHost != "" && !o.remote.IsValid() {
@@ -71,6 +75,10 @@ func (c *checker) outer(ctx context.Context) []Line {
 		c.outsides = append(c.outsides, o)
 	}
 	return lines
+}
+
+func (i Interface) has(a netip.Addr) bool {
+	return slices.ContainsFunc(i.Addrs, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
 // first is the address that a tunnel takes where none is given.

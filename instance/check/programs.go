@@ -34,20 +34,24 @@ func packages(debian, fedora, alpine string) string {
 }
 
 // program is the line of a program.
-func (h Host) program(name string) Line {
+func (k *kernel) program(name string) Line {
 	p, known := programs[name]
 	advice := "install it, or correct the name"
 	if known {
 		advice = packages(p.debian, p.fedora, p.alpine)
 	}
-	path, err := h.LookPath(name)
+	path, err := k.LookPath(name)
 	if err != nil {
 		return missing(name, err.Error(), advice)
 	}
 	if p.argv == nil {
 		return ok(name, path)
 	}
-	stdout, err := h.run(p.argv...)
+	if p, _ := k.driver("nfnetlink"); (name == "nft" || name == "conntrack") && p == loadable {
+		// They open their sockets whatever they are asked, and the kernel loads what is behind.
+		return ok(name, path+" (to ask for its version would load nfnetlink)")
+	}
+	stdout, err := k.run(p.argv...)
 	said := stdout
 	if step, failed := err.(*runner.StepError); failed {
 		said = step.Stderr

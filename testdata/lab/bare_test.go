@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,4 +59,33 @@ func TestNoConnectionTrackingLoaded(t *testing.T) {
 	}
 	stop(t, c)
 	SameState(t, "the server", before, srv.Snapshot(t))
+}
+
+// All that `ipipou check` looks at is there as a module, and none of it was loaded when the machine had booted: it said
+// so, for the host and for what a server takes, and loaded nothing.
+func TestCheckLoadsNothing(t *testing.T) {
+	if atBoot.err != nil {
+		t.Fatal(atBoot.err)
+	}
+	for _, name := range []string{"ipip", "fou", "sit", "ip_gre", "ip6_tunnel", "tun", "cls_bpf", "sch_ingress", "nf_tables"} {
+		if strings.Contains("\n"+atBoot.before, "\n"+name+"\n") {
+			t.Errorf("%s was loaded: this proves nothing of it", name)
+		}
+		if !regexp.MustCompile(`(?m)^ok +` + name + ` +a module, not loaded yet \(`).MatchString(atBoot.host) {
+			t.Errorf("no line of %s, a module, in\n%s", name, atBoot.host)
+		}
+	}
+	for _, want := range []string{`ok +firewall +none in the way of UDP port 10000`, `kernel drivers: yes; BPF: yes`} {
+		if !regexp.MustCompile(`(?m)^` + want + `$`).MatchString(atBoot.host) {
+			t.Errorf("no line like %s in\n%s", want, atBoot.host)
+		}
+	}
+	for _, want := range []string{`ok +backend +the kernel's drivers: .*`, `ok +fou +a module, not loaded yet .*`, `ipipou0 will come up, carried by the kernel's drivers`} {
+		if !regexp.MustCompile(`(?m)^` + want + `$`).MatchString(atBoot.server) {
+			t.Errorf("no line like %s in\n%s", want, atBoot.server)
+		}
+	}
+	if atBoot.after != atBoot.before {
+		t.Errorf("modules before:\n%s\nafter:\n%s", atBoot.before, atBoot.after)
+	}
 }

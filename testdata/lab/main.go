@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -52,7 +53,30 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// atBoot is what `ipipou check` says of the machine, and what is loaded before and after: it can be seen only once.
+var atBoot struct {
+	before, host, server, after string
+	err                         error
+}
+
+func lookAtBoot() {
+	loaded := []string{"cut", "-d ", "-f1", "/proc/modules"}
+	for _, look := range []struct {
+		into *string
+		argv []string
+	}{
+		{&atBoot.before, loaded},
+		{&atBoot.host, []string{os.Getenv("IPIPOU_BIN"), "check"}},
+		{&atBoot.server, []string{os.Getenv("IPIPOU_BIN"), "check", "-s", "-b", "127.0.0.1@lo", "--auth-token", "t"}},
+		{&atBoot.after, loaded},
+	} {
+		out, err := run("", look.argv...)
+		*look.into, atBoot.err = out, errors.Join(atBoot.err, err)
+	}
+}
+
 func runInGuest(m *testing.M) int {
+	lookAtBoot()
 	err := LoadModules()
 	if err == nil {
 		err = holdStaticKeys()
