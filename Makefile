@@ -15,7 +15,7 @@ export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # An older Go fetches the one that go.mod asks for.
 export GOTOOLCHAIN := auto
 
-PACKAGES := . ./authd ./datapath ./instance ./plans ./runner ./testdata/lab/demo
+PACKAGES := . ./authd ./datapath ./instance ./instance/check ./plans ./runner ./testdata/lab/demo
 LAB := ./testdata/lab ./testdata/lab/labrun
 FUZZTIME := 60s
 

@@ -113,25 +113,28 @@ func (c *checker) decide() ([]need, Line) {
 		"one of the two will do")
 }
 
-// taken is what a configuration takes, by the backends that it has.
+// taken is what a configuration takes, for each backend that it has.
 func (c *checker) taken(config plans.Config) (all []need) {
-	programs, loaded := programsOf(config), loadedBy(config.Up())
-	kernel, bpf := config.Backends()
-	one := need{plans.Kernel, carriers(config), loaded, nil, programs, instance.Needed(config), forDrivers}
-	if bpf {
-		one.backend, one.oldest = plans.BPF, forBPF
-		one.called = append(one.called, "cls_bpf", "sch_ingress")
+	for _, b := range []plans.Backend{plans.Kernel, plans.BPF} {
+		part := config
+		part.Tunnels = slices.DeleteFunc(slices.Clone(config.Tunnels), func(t plans.Tunnel) bool { return (t.Backend == plans.BPF) != (b == plans.BPF) })
+		if len(part.Tunnels) == 0 {
+			continue
+		}
+		n := need{b, carriers(part), loadedBy(part.Up()), nil, programsOf(part), instance.Needed(part), forDrivers}
+		if b == plans.BPF {
+			n.oldest = forBPF
+			n.called = append(n.called, "cls_bpf", "sch_ingress")
+		}
+		if slices.Contains(n.programs, "nft") {
+			n.called = append(n.called, "nf_tables")
+		}
+		if slices.ContainsFunc(part.Tunnels, func(t plans.Tunnel) bool { return t.Role != plans.Static }) {
+			n.called = append(n.called, "af_packet")
+		}
+		all = append(all, n)
 	}
-	if bpf && kernel {
-		one.backend = "kernel+bpf"
-	}
-	if slices.Contains(programs, "nft") {
-		one.called = append(one.called, "nf_tables")
-	}
-	if slices.ContainsFunc(config.Tunnels, func(t plans.Tunnel) bool { return t.Role != plans.Static }) {
-		one.called = append(one.called, "af_packet")
-	}
-	return []need{one}
+	return all
 }
 
 // loadedBy are the drivers that a plan loads.

@@ -153,6 +153,19 @@ func TestInstanceLacksInTurn(t *testing.T) {
 	}
 	change{"address given", func(f *fake) { f.links[1].Addrs = f.links[1].Addrs[1:] },
 		`missing outer address no interface has 192\.0\.2\.1: give another fou-local-ip`, needs + "outer address", 0}.test(t, append([]string{`fou-local-ip = "192.0.2.1"`}, serverConfig...)...)
+	for _, c := range []change{ // one tunnel by each
+		{"bpftool", func(f *fake) { f.uninstall("bpftool") }, `missing bpftool .*`, needs + "bpftool", 0},
+		{"fou", func(f *fake) { f.without("fou") }, `missing fou .*`, needs + "fou", 0},
+		{"kernel", func(f *fake) {
+			for name, file := range f.files {
+				f.files[strings.ReplaceAll(name, release, "5.4.0")] = file
+			}
+			f.put("proc/sys/kernel/osrelease", "5.4.0")
+		}, `missing kernel 5\.4\.0: too old for BPF programs \(5\.10\): upgrade the kernel`, needs + "kernel", 0},
+	} {
+		c.test(t, `static = true`, `fou-dev = "eth0"`, "[[tunnel]]", "number = 0", `encap = "fou"`, `backend = "bpf"`, `fou-remote = "198.51.100.7:1"`, `tunl-ip = "10.9.0.1/30"`,
+			"[[tunnel]]", "number = 1", `encap = "fou"`, `backend = "kernel"`, `fou-remote = "198.51.100.8:1"`, `tunl-ip = "10.9.1.1/30"`)
+	}
 	for _, c := range []change{
 		{"read-only", func(f *fake) { f.readOnly = true }, `missing forwarding IPv4 off, and /proc/sys/net/ipv4/ip_forward can't be written from here: .*`, needs + "forwarding IPv4", 0},
 		{"forwards", func(f *fake) { f.put("proc/sys/net/ipv4/ip_forward", "1") }, `ok forwarding IPv4 on`, "", 0},
