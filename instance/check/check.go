@@ -16,8 +16,7 @@ import (
 type checker struct {
 	*kernel
 	config   *plans.Config // nil: for tunnels in general
-	lines    map[string]Line
-	outsides []outside // of each tunnel
+	outsides []outside     // of each tunnel
 	resolved map[string]resolution
 }
 
@@ -35,7 +34,7 @@ type need struct {
 // Look looks at the host: for the instance of a configuration or, where that is nil, for
 // tunnels in general.
 func Look(ctx context.Context, h Host, config *plans.Config) Report {
-	c := &checker{kernel: h.kernel(), config: config, lines: map[string]Line{}, resolved: map[string]resolution{}}
+	c := &checker{kernel: h.kernel(), config: config, resolved: map[string]resolution{}}
 	if config == nil {
 		return c.general()
 	}
@@ -67,10 +66,10 @@ func (c *checker) general() (r Report) {
 		others = append(others, warning(l.Name, l.Found+": nothing here needs it, but to look what is tracked", l.Advice))
 	}
 	r.add(others...)
-	r.add(c.reverse(true))
+	r.add(c.reverse())
 	r.add(c.forwarding()...)
 	r.add(c.firewall([]packet{{proto: 17, port: 10000, state: served}})...)
-	r.add(c.clock(true))
+	r.add(c.clock())
 	r.add(c.links()...)
 	var said []string
 	for i, b := range r.Backends {

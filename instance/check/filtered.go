@@ -1,66 +1,90 @@
 package check
 
 import (
+	"fmt"
 	"strings"
 )
 
-// firewall are the lines of what lets packets in, or doesn't.
+// A wall is all that filters on this host.
+type wall struct {
+	nft    *nftListing
+	legacy map[bool]string // what iptables-legacy -S prints, for IPv4 and IPv6
+}
+
+// firewall are the lines of what lets packets in, or doesn't. Of many that have the same
+// fate there is one.
 func (c *checker) firewall(all []packet) []Line {
 	if len(all) == 0 {
 		return nil
 	}
-	var lines []Line
-	var passed []string
+	w, lines := c.wall()
+	known := len(lines) == 0
+	passed := newRanges()
+	first, others := map[string]int{}, map[int]int{}
+	for _, p := range all {
+		l := w.judge(p)
+		alike := strings.ReplaceAll(l.Found, p.String(), "")
+		switch i, seen := first[alike]; {
+		case l.State == OK:
+			passed.name(p.String())
+		case seen:
+			others[i]++
+		default:
+			first[alike] = len(lines)
+			lines = append(lines, l)
+		}
+	}
+	for i, n := range others {
+		lines[i].Found += fmt.Sprintf(" (and so for %d more)", n)
+	}
+	if text := passed.String(); text != "" && known {
+		how := "lets in "
+		if w.nft == nil && w.legacy[false]+w.legacy[true] == "" {
+			how = "none in the way of "
+		}
+		lines = append(lines, ok("firewall", how+text))
+	}
+	return lines
+}
+
+// wall reads the rules; lines are why some could not be read.
+func (c *checker) wall() (w wall, lines []Line) {
 	listing, problem := c.nftRules()
+	if problem == nil && listing != "" {
+		var err error
+		if w.nft, err = parseNft(listing); err != nil {
+			l := warning("firewall", oneLine(err.Error()), "")
+			problem = &l
+		}
+	}
 	if problem != nil {
 		lines = append(lines, *problem)
 	}
-	legacy := map[bool]string{}
+	w.legacy = map[bool]string{}
 	for _, is6 := range []bool{false, true} {
-		var problem *Line
-		if legacy[is6], problem = c.iptablesRules(is6); problem != nil {
+		if w.legacy[is6], problem = c.iptablesRules(is6); problem != nil {
 			lines = append(lines, *problem)
 		}
 	}
-	unread := len(lines) > 0
-	for _, p := range all {
-		worst := ok("firewall", "")
-		var sets []*ruleset
-		if listing != "" {
-			rules, err := readNft(listing, p)
-			if err != nil {
-				return append(lines, warning("firewall", oneLine(err.Error()), ""))
-			}
-			sets = append(sets, rules)
-		}
-		if text := legacy[p.is6]; text != "" {
-			sets = append(sets, readIptables(text, p))
-		}
-		for _, rules := range sets {
-			if l := rules.judge(p); l.State != OK && worst.State != Missing {
-				worst = l
-			}
-		}
-		if worst.State == OK {
-			if text := p.String(); len(passed) < 5 {
-				passed = append(passed, text)
-			} else {
-				passed[4] = "and so on"
-			}
-			continue
-		}
-		if len(lines) == 0 || lines[len(lines)-1] != worst {
-			lines = append(lines, worst)
+	return w, lines
+}
+
+// judge is the worst that is done to the packet.
+func (w wall) judge(p packet) Line {
+	worst := ok("firewall", "")
+	var sets []*ruleset
+	if w.nft != nil {
+		sets = append(sets, w.nft.ruleset(p))
+	}
+	if text := w.legacy[p.is6]; text != "" {
+		sets = append(sets, readIptables(text, p))
+	}
+	for _, rules := range sets {
+		if l := rules.judge(p); l.State != OK && worst.State != Missing {
+			worst = l
 		}
 	}
-	if len(passed) > 0 && !unread {
-		what := "lets in "
-		if listing == "" && legacy[false] == "" && legacy[true] == "" {
-			what = "none in the way of "
-		}
-		lines = append(lines, ok("firewall", what+strings.Join(passed, ", ")))
-	}
-	return lines
+	return worst
 }
 
 // nftRules lists the rules of nft; "" if there are none. Where nf_tables is not loaded

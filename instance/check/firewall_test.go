@@ -111,14 +111,27 @@ func TestFirewalls(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v: %s", f.name, err, said.String())
 		}
+		nft, err := parseNft(string(listing))
+		if err != nil {
+			t.Fatal(err)
+		}
 		for i, want := range []string{f.server, f.client, f.static} {
-			rules, err := readNft(string(listing), packets()[i])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if l := rules.judge(packets()[i]); string(l.State) != want || (l.Advice == "") != (want == "ok") {
+			if l := nft.ruleset(packets()[i]).judge(packets()[i]); string(l.State) != want || (l.Advice == "") != (want == "ok") {
 				t.Errorf("%s, %s: %+v, want %s", f.name, packets()[i], l, want)
 			}
+		}
+	}
+}
+
+// Rules where packets come in by an interface, or by one of several.
+func TestIngress(t *testing.T) {
+	for dev, want := range map[string]State{`"eth0"`: Missing, `["lo", "eth0"]`: Missing, `"eth1"`: OK, `["lo", "eth01"]`: OK} {
+		nft, err := parseNft(`{"nftables": [{"chain": {"family": "netdev", "table": "t", "name": "c", "type": "filter", "hook": "ingress", "prio": 0, "dev": ` + dev + `, "policy": "drop"}}]}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := nft.ruleset(packets()[0]).judge(packets()[0]); l.State != want {
+			t.Errorf("%s: %+v, want %s", dev, l, want)
 		}
 	}
 }
@@ -181,8 +194,8 @@ func FuzzFirewall(f *testing.F) {
 	f.Fuzz(func(t *testing.T, listing, old string) {
 		for _, p := range packets() {
 			sets := []*ruleset{readIptables(old, p)}
-			if rules, err := readNft(listing, p); err == nil {
-				sets = append(sets, rules)
+			if nft, err := parseNft(listing); err == nil {
+				sets = append(sets, nft.ruleset(p))
 			} else if strings.ContainsAny(oneLine(err.Error()), "\n\r") {
 				t.Errorf("error %q", err)
 			}

@@ -34,12 +34,12 @@ func (c *checker) instance(ctx context.Context) (r Report) {
 	r.add(c.ports()...)
 	r.add(c.sources()...)
 	if c.reversed() {
-		r.add(c.reverse(true))
+		r.add(c.reverse())
 	}
 	r.add(c.forwarding()...)
 	r.add(c.firewall(c.packets())...)
 	if slices.ContainsFunc(c.config.Tunnels, timed) {
-		r.add(c.clock(true))
+		r.add(c.clock())
 	}
 	r.add(c.mtu()...)
 	lacks := r.missing()

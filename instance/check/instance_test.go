@@ -42,8 +42,8 @@ ok nft 1.0.6 (/usr/sbin/nft)
 ok modprobe 30 (/usr/sbin/modprobe)
 ok outer interface eth0, 192.0.2.1
 ok name ipipou0 to ipipou1: free
-ok port UDP 10000 to 10001: free
-ok firewall lets in UDP port 10000, UDP port 10001
+ok port UDP port 10000 to 10001: free
+ok firewall lets in UDP port 10000 to 10001
 ok mtu 1472 inside ipipou0, of 1500 on eth0
 office will come up, carried by the kernel's drivers
 `},
@@ -59,7 +59,7 @@ ok modprobe 30 (/usr/sbin/modprobe)
 ok outer interface eth0, 192.0.2.1
 ok other end vpn.example.net is 198.51.100.1
 ok name ipipou0: free
-ok port UDP 10000: free
+ok port UDP port 10000: free
 ok firewall lets in UDP port 10000
 ok clock kept in step
 ok mtu 1472 inside ipipou0, of 1500 on eth0
@@ -97,7 +97,7 @@ ok modprobe 30 (/usr/sbin/modprobe)
 ok outer interface eth0, 192.0.2.1
 ok other end vpn.example.net is 198.51.100.1
 ok name ipipou0: free
-ok port UDP 10000: free
+ok port UDP port 10000: free
 ok clock kept in step
 ok mtu 1472 inside ipipou0, of 1500 on eth0
 office will come up, carried by BPF programs
@@ -133,6 +133,8 @@ func TestInstanceLacksInTurn(t *testing.T) {
 			`warning port UDP port 10000 is taken for IPv6, and perhaps for IPv4 too: .*`, "", 1},
 		{"firewall", func(f *fake) { f.answers["nft -j list ruleset"] = ruleset1 },
 			`missing firewall drops UDP port 10001: chain inet filter input has policy drop, and no rule lets it in: nft insert rule inet filter input udp dport 10001 accept, .*`, needs + "firewall", 1},
+		{"firewall for all", func(f *fake) { f.answers["nft -j list ruleset"] = strings.ReplaceAll(ruleset1, "10000", "9") },
+			`missing firewall drops UDP port 10000: chain inet filter input has policy drop, and no rule lets it in \(and so for 1 more\): nft insert rule .*`, needs + "firewall", 0},
 		{"fou", func(f *fake) { f.without("fou") }, `ok backend BPF programs, for the kernel lacks fou`, "office will come up, carried by BPF programs", 5},
 		{"root", func(f *fake) { f.put("proc/self/status", "CapEff:\t0000000000000000\n") }, `missing privileges lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_MODULE: run as root, .*`, needs + "privileges", 0},
 		{"MTU", func(f *fake) { f.links[1].MTU = 1400 }, `ok mtu 1372 inside ipipou0, of 1400 on eth0`, "", 0},

@@ -44,7 +44,8 @@ const (
 	present
 )
 
-// A kernel is what its files tell of it. What is asked is remembered.
+// A kernel is what its files tell of it, and the programs that talk to it. What was asked
+// is remembered.
 type kernel struct {
 	Host
 	release  string
@@ -52,10 +53,11 @@ type kernel struct {
 	files    map[string]string // the same of those that can be loaded, as in modules.dep
 	symbols  map[string]bool   // those of drivers
 	settings map[string]string // of its configuration, without CONFIG_; nil: not known
+	programs map[string]Line   // those that were looked for
 }
 
 func (h Host) kernel() *kernel {
-	k := &kernel{Host: h, release: h.read("proc/sys/kernel/osrelease")}
+	k := &kernel{Host: h, release: h.read("proc/sys/kernel/osrelease"), programs: map[string]Line{}}
 	k.builtin = moduleFiles(h.read(k.dir("modules.builtin")))
 	k.files = moduleFiles(h.read(k.dir("modules.dep")))
 	k.settings = k.configuration()

@@ -166,7 +166,7 @@ func (c *checker) mtu() []Line {
 // came from. Strict, it drops the ICMP errors of routers between the outer ends of a
 // tunnel that has the default route. The larger value of an interface's and that of all
 // counts (rp_filter in ip-sysctl.rst).
-func (h Host) reverse(matters bool) Line {
+func (h Host) reverse() Line {
 	const dir = "proc/sys/net/ipv4/conf"
 	files, _ := fs.Glob(h.Root, dir+"/*/rp_filter")
 	var strict []string
@@ -175,11 +175,8 @@ func (h Host) reverse(matters bool) Line {
 			strict = append(strict, name)
 		}
 	}
-	switch {
-	case len(strict) == 0:
+	if len(strict) == 0 {
 		return ok("rp_filter", "nowhere strict")
-	case !matters:
-		return ok("rp_filter", "strict ("+strings.Join(strict, ", ")+"), which does not matter here")
 	}
 	return warning("rp_filter", "strict ("+strings.Join(strict, ", ")+"): beside a tunnel with a default route, ICMP errors of routers between its ends are dropped",
 		"sysctl -w net.ipv4.conf.all.rp_filter=2 (loose), and in a file in /etc/sysctl.d")

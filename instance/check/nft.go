@@ -1,91 +1,114 @@
 package check
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// A table of an object in what `nft -j list ruleset` prints (libnftables-json(5)).
+// An nftPlace is where an object of a ruleset is, in what `nft -j list ruleset` prints
+// (libnftables-json(5)).
 type nftPlace struct {
-	Family, Table, Name, Chain string
+	Family, Table, Name string
 }
 
 func (p nftPlace) table() string { return p.Family + " " + p.Table }
 
-// An nftReader makes a ruleset of nft's, for one packet.
-type nftReader struct {
-	packet
-	sets map[string]json.RawMessage // elements, by table and name
+type nftChain struct {
+	nftPlace
+	Type, Hook, Policy string
+	Dev                json.RawMessage // a name, or a list of them
 }
 
-// readNft reads what `nft -j list ruleset` prints, for the packet. Tables of our own
-// instances are left out: they let in who has authenticated.
-func readNft(text string, p packet) (*ruleset, error) {
+type nftRule struct {
+	nftPlace
+	Chain string
+	Expr  []map[string]json.RawMessage
+}
+
+// An nftListing is a ruleset of nft's.
+type nftListing struct {
+	sets   map[string]json.RawMessage // elements, by table and name
+	chains []nftChain
+	rules  []nftRule
+}
+
+// An nftReader reads one for a packet.
+type nftReader struct {
+	packet
+	*nftListing
+}
+
+// parseNft reads what `nft -j list ruleset` prints. Tables of our own instances are left
+// out: they let in who has authenticated.
+func parseNft(text string) (*nftListing, error) {
 	var all struct {
-		Nftables []map[string]json.RawMessage
+		Nftables []struct {
+			Set, Map *struct {
+				nftPlace
+				Elem json.RawMessage
+			}
+			Chain *nftChain
+			Rule  *nftRule
+		}
 	}
 	if err := json.Unmarshal([]byte(text), &all); err != nil {
 		return nil, fmt.Errorf("what nft prints can't be read: %w", err)
 	}
-	r := &nftReader{packet: p, sets: map[string]json.RawMessage{}}
-	rules := &ruleset{chains: map[string]*chain{}}
-	gates := map[string]int{} // tables with sets as those of our gate
+	l := &nftListing{sets: map[string]json.RawMessage{}}
+	gates := map[string]int{} // by table, how many sets of our gate's it has
 	for _, object := range all.Nftables {
-		for _, kind := range []string{"set", "map"} {
-			var s struct {
-				nftPlace
-				Elem json.RawMessage
-			}
-			if json.Unmarshal(object[kind], &s) != nil {
-				continue
-			}
-			r.sets[s.table()+" "+s.Name] = s.Elem
+		if s := cmp.Or(object.Set, object.Map); s != nil {
+			l.sets[s.table()+" "+s.Name] = s.Elem
 			if slices.Contains([]string{"fou", "peers", "alt_in", "alt_out"}, s.Name) {
 				gates[s.table()]++
 			}
 		}
+		if object.Chain != nil {
+			l.chains = append(l.chains, *object.Chain)
+		}
+		if object.Rule != nil {
+			l.rules = append(l.rules, *object.Rule)
+		}
 	}
 	const allOfThem = 4
-	for _, object := range all.Nftables {
-		var c struct {
-			nftPlace
-			Type, Hook, Policy, Dev string
-		}
-		if json.Unmarshal(object["chain"], &c) != nil || gates[c.table()] == allOfThem {
-			continue
-		}
+	l.chains = slices.DeleteFunc(l.chains, func(c nftChain) bool { return gates[c.table()] == allOfThem })
+	l.rules = slices.DeleteFunc(l.rules, func(r nftRule) bool { return gates[r.table()] == allOfThem })
+	return l, nil
+}
+
+// ruleset is what the rules say of the packet.
+func (l *nftListing) ruleset(p packet) *ruleset {
+	r := &nftReader{p, l}
+	rules := &ruleset{chains: map[string]*chain{}}
+	for _, c := range l.chains {
 		key := c.table() + " " + c.Name
 		rules.chains[key] = &chain{name: "chain " + key, table: c.table(), drops: c.Policy == "drop"}
-		if c.Type == "filter" && r.enters(c.Family, c.Hook, c.Dev) {
+		if c.Type == "filter" && r.enters(c) {
 			rules.bases = append(rules.bases, key)
 		}
 	}
-	for _, object := range all.Nftables {
-		var one struct {
-			nftPlace
-			Expr []map[string]json.RawMessage
-		}
-		if json.Unmarshal(object["rule"], &one) != nil {
-			continue
-		}
+	for _, one := range l.rules {
 		if c := rules.chains[one.table()+" "+one.Chain]; c != nil {
 			c.rules = append(c.rules, r.rule(one.table(), one.Expr))
 		}
 	}
-	return rules, nil
+	return rules
 }
 
 // enters reports whether the packet comes through a base chain.
-func (r *nftReader) enters(family, hook, dev string) bool {
-	switch family {
+func (r *nftReader) enters(c nftChain) bool {
+	here := c.Hook == "ingress" && strings.Contains(string(c.Dev), strconv.Quote(r.dev))
+	switch c.Family {
 	case "ip", "ip6":
-		return (family == "ip6") == r.is6 && (hook == "prerouting" || hook == "input")
+		return (c.Family == "ip6") == r.is6 && (c.Hook == "prerouting" || c.Hook == "input")
 	case "inet":
-		return hook == "prerouting" || hook == "input" || hook == "ingress" && dev == r.dev
+		return c.Hook == "prerouting" || c.Hook == "input" || here
 	case "netdev":
-		return hook == "ingress" && dev == r.dev
+		return here
 	}
 	return false
 }

@@ -85,7 +85,7 @@ func (c *checker) ports() []Line {
 		}
 		switch {
 		case !slices.ContainsFunc(own, taken) && !slices.ContainsFunc(both, taken):
-			free.number(int(t.FOUPort))
+			free.name(fmt.Sprintf("UDP port %d", t.FOUPort))
 		case runs:
 			lines = append(lines, ok("port", fmt.Sprintf("%s is open: %s runs", at, c.config.Name)))
 		case journal:
@@ -97,7 +97,7 @@ func (c *checker) ports() []Line {
 		}
 	}
 	if text := free.String(); text != "" {
-		lines = append(lines, ok("port", "UDP "+text+": free"))
+		lines = append(lines, ok("port", text+": free"))
 	}
 	return slices.CompactFunc(lines, func(a, b Line) bool { return a == b })
 }
@@ -106,12 +106,10 @@ func holder(port uint16) string {
 	return fmt.Sprintf("see who has it: ss -lunp 'sport = :%d', or ip fou show; end that, or give another fou-local-port", port)
 }
 
-// ranges are names with numbers at their ends, or numbers alone, for a line that is read.
+// ranges are names, some with numbers at their ends, for a line that is read.
 type ranges struct{ numbers map[string][]int }
 
 func newRanges() *ranges { return &ranges{map[string][]int{}} }
-
-func (r *ranges) number(n int) { r.numbers[""] = append(r.numbers[""], n) }
 
 func (r *ranges) name(name string) {
 	stem := strings.TrimRight(name, "0123456789")
@@ -148,7 +146,10 @@ func (r *ranges) String() string {
 			}
 			text := stem + strconv.Itoa(all[0])
 			if n > 1 {
-				text += " to " + stem + strconv.Itoa(all[n-1])
+				if text += " to "; !strings.HasSuffix(stem, " ") {
+					text += stem
+				}
+				text += strconv.Itoa(all[n-1])
 			}
 			put(text)
 			all = all[n:]

@@ -35,6 +35,15 @@ func packages(debian, fedora, alpine string) string {
 
 // program is the line of a program.
 func (k *kernel) program(name string) Line {
+	l, known := k.programs[name]
+	if !known {
+		l = k.installed(name)
+		k.programs[name] = l
+	}
+	return l
+}
+
+func (k *kernel) installed(name string) Line {
 	p, known := programs[name]
 	advice := "install it, or correct the name"
 	if known {

@@ -78,16 +78,14 @@ func (h Host) capabilities() (set uint64, contained bool) {
 	return set, contained
 }
 
-// clock is the line of the clock. counts: an authentication says what time it is.
-func (h Host) clock(counts bool) Line {
+// clock is the line of the clock.
+func (h Host) clock() Line {
 	synced, err := h.Synced()
 	switch {
 	case err != nil:
 		return warning("clock", "can't be asked: "+err.Error(), "")
 	case synced:
 		return ok("clock", "kept in step")
-	case !counts:
-		return ok("clock", "not kept in step, which does not matter here")
 	}
 	return warning("clock", "not kept in step: an ed25519 authentication without challenge says what time it is, and a wrong one is refused",
 		packages("systemd-timesyncd or chrony", "chrony", "chrony")+", or set auth-challenge on both ends")
