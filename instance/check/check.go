@@ -70,7 +70,7 @@ func (c *checker) general() (r Report) {
 	r.add(c.forwarding()...)
 	r.add(c.firewall([]packet{{proto: 17, port: 10000, state: served}})...)
 	r.add(c.clock())
-	r.add(c.links()...)
+	r.add(links(c.interfaces(&r))...)
 	var said []string
 	for i, b := range r.Backends {
 		text := inGeneral[i].title + ": yes"
@@ -82,6 +82,15 @@ func (c *checker) general() (r Report) {
 	}
 	r.Summary = strings.Join(said, "; ")
 	return r
+}
+
+// interfaces are the host's; that they can't be listed is a line of the report.
+func (c *checker) interfaces(r *Report) []Interface {
+	all, err := c.Interfaces()
+	if err != nil {
+		r.add(missing("interfaces", "can't be listed: "+oneLine(err.Error()), ""))
+	}
+	return all
 }
 
 // needs are the lines of what the backends take, and what each of them lacks.

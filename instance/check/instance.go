@@ -26,11 +26,9 @@ func (c *checker) instance(ctx context.Context) (r Report) {
 			r.add(l)
 		}
 	}
-	r.add(c.outer(ctx)...)
-	all, err := c.Interfaces()
-	if err == nil {
-		r.add(c.names(all)...)
-	}
+	all := c.interfaces(&r)
+	r.add(c.outer(ctx, all)...)
+	r.add(c.names(all)...)
 	r.add(c.ports()...)
 	r.add(c.sources()...)
 	if c.reversed() {

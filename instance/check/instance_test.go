@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -118,6 +119,9 @@ func TestInstanceLacksInTurn(t *testing.T) {
 		{"nft", func(f *fake) { f.uninstall("nft") }, `missing nft nft is not installed: install nftables .*`, needs + "nft", 1}, // nor can rules be listed
 		{"interface", func(f *fake) { f.links = f.links[:1] }, `missing outer interface eth0 does not exist: give another fou-dev: there are lo`, needs + "outer interface", 0},
 		{"address", func(f *fake) { f.links[1].Addrs = f.links[1].Addrs[1:] }, `missing outer interface eth0 has no IPv4 address: .*`, needs + "outer interface", 0},
+		{"interfaces", func(f *fake) {
+			f.Interfaces = func() ([]Interface, error) { return nil, errors.New("netlinkrib: operation not permitted") }
+		}, `missing interfaces can't be listed: netlinkrib: operation not permitted`, needs + "interfaces, outer interface", 1},
 		{"name", func(f *fake) { f.links = append(f.links, Interface{Name: "ipipou1"}) },
 			`missing name an interface ipipou1 exists already, and is not ours: give another tunl-dev or number, or remove it: ip link del dev ipipou1`, needs + "name", 1},
 		{"running", func(f *fake) { f.runs = true; f.links = append(f.links, Interface{Name: "ipipou1"}) }, `ok name ipipou1 is up: office runs`, "", 1},

@@ -28,53 +28,47 @@ type outside struct {
 }
 
 // outer finds out where the tunnels' outer ends are, and says what is wrong there.
-func (c *checker) outer(ctx context.Context) []Line {
+func (c *checker) outer(ctx context.Context, all []Interface) []Line {
 	var lines []Line
-	seen := map[string]bool{}
 	once := func(l Line) {
-		if key := l.Name + l.Found; !seen[key] {
-			seen[key] = true
+		if !slices.Contains(lines, l) { // tunnels share interfaces and names
 			lines = append(lines, l)
 		}
 	}
-	all, err := c.Interfaces()
-	if err != nil {
-		return []Line{missing("interfaces", err.Error(), "")}
-	}
 	for _, t := range c.config.Tunnels {
-		o := outside{dev: t.FOUDev, local: t.FOUIP, remote: t.RemoteIP}
-		i := slices.IndexFunc(all, func(i Interface) bool {
-			return i.Name == t.FOUDev || t.FOUDev == "" && i.has(t.FOUIP)
-		})
-		switch {
-		case i < 0 && t.FOUDev != "":
-			once(missing("outer interface", t.FOUDev+" does not exist", "give another fou-dev: there are "+names(all)))
-		case i < 0:
-			once(missing("outer address", "no interface has "+t.FOUIP.String(), "give another fou-local-ip"))
-		default:
-			o.dev, o.mtu = all[i].Name, min(all[i].MTU, largest)
-			if !o.local.IsValid() {
-				o.local = all[i].first(t.OuterIPv6())
-			}
-			if !o.local.IsValid() {
-				family := map[bool]string{false: "IPv4", true: "IPv6"}[t.OuterIPv6()]
-				once(missing("outer interface", o.dev+" has no "+family+" address", "give it one, or give fou-local-ip or another fou-dev"))
-				break
-			}
-			if !slices.ContainsFunc(all, func(i Interface) bool { return i.has(o.local) }) {
-				once(missing("outer address", "no interface has "+o.local.String(), "give another fou-local-ip"))
-				break
-			}
-			once(ok("outer interface", fmt.Sprintf("%s, %s", o.dev, o.local)))
-		}
+		o, l := outerOf(t, all)
+		once(l)
 		if t.RemoteHost != "" && !o.remote.IsValid() {
-			var l Line
 			o.remote, l = c.resolve(ctx, t)
 			once(l)
 		}
 		c.outsides = append(c.outsides, o)
 	}
 	return lines
+}
+
+// outerOf is where a tunnel's packets leave and arrive, as far as its settings and the
+// host's interfaces tell it.
+func outerOf(t plans.Tunnel, all []Interface) (outside, Line) {
+	o := outside{dev: t.FOUDev, local: t.FOUIP, remote: t.RemoteIP}
+	i := slices.IndexFunc(all, func(i Interface) bool { return i.Name == t.FOUDev || t.FOUDev == "" && i.has(t.FOUIP) })
+	if i < 0 && t.FOUDev != "" {
+		return o, missing("outer interface", t.FOUDev+" does not exist", "give another fou-dev: there are "+names(all))
+	}
+	if i >= 0 {
+		o.dev, o.mtu = all[i].Name, min(all[i].MTU, largest)
+		if !o.local.IsValid() {
+			o.local = all[i].first(t.OuterIPv6())
+		}
+		if !o.local.IsValid() {
+			family := map[bool]string{false: "IPv4", true: "IPv6"}[t.OuterIPv6()]
+			return o, missing("outer interface", o.dev+" has no "+family+" address", "give it one, or give fou-local-ip or another fou-dev")
+		}
+	}
+	if !slices.ContainsFunc(all, func(i Interface) bool { return i.has(o.local) }) {
+		return o, missing("outer address", "no interface has "+o.local.String(), "give another fou-local-ip")
+	}
+	return o, ok("outer interface", fmt.Sprintf("%s, %s", o.dev, o.local))
 }
 
 func (i Interface) has(a netip.Addr) bool {
@@ -84,7 +78,7 @@ func (i Interface) has(a netip.Addr) bool {
 // first is the address that a tunnel takes where none is given.
 func (i Interface) first(is6 bool) netip.Addr {
 	for _, p := range i.Addrs {
-		if a := p.Addr(); a.Is6() == is6 && !a.IsLinkLocalUnicast() {
+		if a := p.Addr(); a.Is6() == is6 && !(is6 && a.IsLinkLocalUnicast()) {
 			return a
 		}
 	}
@@ -217,11 +211,7 @@ func (c *checker) forwarding() []Line {
 }
 
 // links is the line of the interfaces' sizes, and of what they leave inside a tunnel.
-func (c *checker) links() []Line {
-	all, err := c.Interfaces()
-	if err != nil {
-		return []Line{missing("interfaces", err.Error(), "")}
-	}
+func links(all []Interface) []Line {
 	var said []string
 	least := plans.Tunnel{Mode: "ipip", Encap: plans.FOU}.Overhead()
 	for _, i := range all {
