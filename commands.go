@@ -30,7 +30,7 @@ var commands = []command{
 	{
 		word: "diff", usage: "[NAME | FLAGS]", about: "Compare what is planned with what there is.",
 		takes:   func(l *line) []any { return []any{&l.maybeName, &l.making} },
-		options: true, run: later,
+		options: true, run: diff,
 	},
 	{
 		word: "confirm", usage: "NAME", about: "Keep what was started with --confirm.",

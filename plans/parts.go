@@ -81,12 +81,6 @@ func (l Listing) Keys(stdout string) (keys map[string]bool, err error) {
 	if err := json.Unmarshal([]byte(stdout), &facts); err != nil {
 		return nil, fmt.Errorf("what `%s` prints can't be read: %w", l.Look(), err)
 	}
-	prefix := func(address string, bits *int) string {
-		if bits != nil {
-			address += "/" + strconv.Itoa(*bits)
-		}
-		return address
-	}
 	for _, f := range facts {
 		switch l {
 		case Addresses:
@@ -96,10 +90,18 @@ func (l Listing) Keys(stdout string) (keys map[string]bool, err error) {
 		case Routes, Routes6:
 			keys[routeKey(f.Table, f.Dst, strconv.Itoa(f.Metric), f.Dev)] = true
 		default:
-			keys[ruleKey(strconv.Itoa(f.Priority), prefix(f.Src, f.SrcLen), prefix(f.Dst, f.DstLen), f.Table)] = true
+			keys[ruleKey(strconv.Itoa(f.Priority), withLength(f.Src, f.SrcLen), withLength(f.Dst, f.DstLen), f.Table)] = true
 		}
 	}
 	return keys, nil
+}
+
+// withLength is an address with its prefix length, where ip(8) prints one.
+func withLength(address string, bits *int) string {
+	if bits != nil {
+		address += "/" + strconv.Itoa(*bits)
+	}
+	return address
 }
 
 func addressKey(dev, own, peer string) string {

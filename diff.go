@@ -1,0 +1,52 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"ipipou/instance"
+	"ipipou/plans"
+)
+
+// Exit codes of diff beside 0 and, for wrong usage, ExitUsage. One that is no difference
+// must be told from one that is, as by diff(1).
+const (
+	exitDiffers    = 1
+	exitNotCompared = 3
+)
+
+func diff(l *line, stdout, stderr io.Writer) int {
+	if l.Name != "" {
+		l.Config = append(l.Config, l.Name)
+	}
+	files, err := l.files()
+	if err != nil {
+		return fail(stderr, err, plans.ExitUsage)
+	}
+	config, _, err := l.resolve(files, stderr)
+	if err != nil {
+		return fail(stderr, err, plans.ExitUsage)
+	}
+	ctx, _, stop := signals(func(os.Signal) {})
+	defer stop()
+	same, err := instance.Diff(ctx, config, stdout, terminal(stdout))
+	switch {
+	case err != nil:
+		return fail(stderr, err, exitNotCompared)
+	case !same:
+		return exitDiffers
+	}
+	return 0
+}
+
+// terminal reports whether people read what is written.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
