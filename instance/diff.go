@@ -60,27 +60,37 @@ func Drift(ctx context.Context, c plans.Config) (map[string][]string, error) {
 	}
 	drift := map[string][]string{}
 	for _, d := range s.compare() {
-		where := ""
-		if !strings.HasPrefix(d.object, "interface ") {
-			where = " (" + d.object + ")"
-		}
-		missing := slices.DeleteFunc(slices.Clone(d.lines), func(l marked) bool { return l.mark != '-' })
-		if len(missing) > 0 && s.absent(d.object) {
-			l := missing[0]
-			drift[l.of] = append(drift[l.of], d.object+" is missing")
-			continue
-		}
-		for _, l := range missing {
-			text := l.text + where + " is missing"
-			if i := slices.IndexFunc(d.lines, func(other marked) bool {
-				return other.mark == '+' && single(l.text) && head(other.text) == head(l.text)
-			}); i >= 0 {
-				text = d.lines[i].text + where + ", not " + l.text
-			}
-			drift[l.of] = append(drift[l.of], text)
+		for of, texts := range d.missing(s.absent(d.object)) {
+			drift[of] = append(drift[of], texts...)
 		}
 	}
 	return drift, nil
+}
+
+// missing says what of the plan is not there, by the title of the tunnel. altogether is
+// whether nothing is.
+func (d difference) missing(altogether bool) map[string][]string {
+	missing := map[string][]string{}
+	for _, l := range d.lines {
+		if l.mark != '-' {
+			continue
+		}
+		if altogether {
+			return map[string][]string{l.of: {d.object + " is missing"}}
+		}
+		where := " (" + d.object + ")"
+		if dev, _, _ := strings.Cut(l.of, "/"); d.object == "interface "+dev {
+			where = ""
+		}
+		text := l.text + where + " is missing"
+		for _, other := range d.lines {
+			if other.mark == '+' && single(l.text) && head(other.text) == head(l.text) {
+				text = other.text + where + ", not " + l.text
+			}
+		}
+		missing[l.of] = append(missing[l.of], text)
+	}
+	return missing
 }
 
 func (d difference) differs() bool {

@@ -58,6 +58,7 @@ func survey(ctx context.Context, c plans.Config, thorough bool) (*surveyor, erro
 	if s.objects, err = s.config.Expect(s.found); err != nil {
 		return nil, err
 	}
+	s.forget()
 	return s, s.rulesets(thorough)
 }
 
@@ -98,22 +99,37 @@ func (s *surveyor) remotes(thorough bool) {
 			continue
 		}
 		t.RemoteIP = s.reading.Links[t.Dev].Remote.Addr()
-		if !thorough {
-			if !t.RemoteIP.IsValid() {
-				t.RemoteIP = netip.IPv4Unspecified() // nothing to be compared with
+		var err error
+		if thorough {
+			var ips []netip.Addr
+			if ips, err = lookup(s.ctx, *t); err == nil && !slices.Contains(ips, t.RemoteIP) {
+				t.RemoteIP = ips[0]
 			}
-			continue
 		}
-		ips, err := lookup(s.ctx, *t)
-		switch {
-		case err == nil && !slices.Contains(ips, t.RemoteIP):
-			t.RemoteIP = ips[0]
-		case err != nil && t.RemoteIP.IsValid():
-			s.note("%s: %s can't be resolved, the address in use is taken for right: %v", t.Title(), t.RemoteHost, err)
-		case err != nil:
-			s.note("%s: %s can't be resolved: %v", t.Title(), t.RemoteHost, err)
-			t.RemoteIP = netip.IPv4Unspecified()
+		if err != nil {
+			s.note("%s: %s can't be resolved: the address in use, if any, is taken for right (%v)", t.Title(), t.RemoteHost, err)
 		}
+		if !t.RemoteIP.IsValid() {
+			t.RemoteIP = unknown(*t)
+		}
+	}
+}
+
+// unknown stands for another end's address that nobody can tell.
+func unknown(t plans.Tunnel) netip.Addr {
+	if t.OuterIPv6() {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+// forget drops the lines with an address that nobody can tell.
+func (s *surveyor) forget() {
+	for i := range s.objects {
+		s.objects[i].Lines = slices.DeleteFunc(s.objects[i].Lines, func(l plans.Line) bool {
+			words := strings.Fields(l.Text)
+			return slices.Contains(words, netip.IPv4Unspecified().String()) || slices.Contains(words, netip.IPv6Unspecified().String())
+		})
 	}
 }
 

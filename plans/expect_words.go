@@ -179,6 +179,9 @@ func ruleLine(is6 bool, key, suppress string) string {
 	if is6 {
 		line = "IPv6 rule "
 	}
+	if of, main := strings.CutSuffix(key, " "+strconv.Itoa(mainTable)); main {
+		key = of + " main"
+	}
 	line += key
 	if suppress != "" {
 		line += " suppress_prefixlength " + suppress
