@@ -29,15 +29,21 @@ type marked struct {
 // host alone, changes nothing and loads no module. Lines with # say what could not be
 // compared. The operator's own commands are not looked at.
 func Diff(ctx context.Context, c plans.Config, w io.Writer, colour bool) (same bool, err error) {
-	s, err := survey(ctx, c, true)
-	if err != nil {
-		return false, err
+	var s *surveyor
+	var differences []difference
+	for range 2 { // a peer may be moving, or the instance be putting something back
+		if s, err = survey(ctx, c, true); err != nil {
+			return false, err
+		}
+		differences = slices.DeleteFunc(s.compare(), func(d difference) bool { return !d.differs() })
+		if len(differences) == 0 {
+			break
+		}
 	}
 	var b bytes.Buffer
 	for _, note := range s.notes {
 		b.WriteString("# " + note + "\n")
 	}
-	differences := slices.DeleteFunc(s.compare(), func(d difference) bool { return !d.differs() })
 	if len(differences) > 0 {
 		b.WriteString("--- " + c.Name + " (planned)\n+++ host\n")
 	}

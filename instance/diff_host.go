@@ -140,6 +140,10 @@ func (s *surveyor) note(format string, args ...any) {
 // facts asks the host for what the plans need to know.
 func (s *surveyor) facts() error {
 	run := &runner.Runner{Exec: s.exec, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	alternate := map[string]bool{}
+	for _, t := range s.config.Tunnels {
+		alternate[t.FOUIPAlt.String()] = t.FOUIPAlt.IsValid()
+	}
 	for _, v := range s.config.Facts() {
 		query, err := v.Query.Expand(s.found.Vars)
 		if err != nil {
@@ -151,6 +155,9 @@ func (s *surveyor) facts() error {
 			}
 		}
 		value, err := run.Ask(v, s.found.Vars)
+		if alternate[value] {
+			value, err = s.main(v, query, alternate)
+		}
 		if err != nil {
 			return err
 		}
@@ -159,6 +166,21 @@ func (s *surveyor) facts() error {
 		}
 	}
 	return nil
+}
+
+// main is the answer behind alternate local addresses: they are before the interface's own
+// if that was set anew.
+func (s *surveyor) main(v plans.Var, query plans.Command, alternate map[string]bool) (string, error) {
+	stdout, err := s.look(query)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(stdout) {
+		if value := v.Answer(line); value != "" && !alternate[value] {
+			return value, nil
+		}
+	}
+	return "", errors.New(v.Missing)
 }
 
 // programs finds the instance's BPF programs, and reads their maps.

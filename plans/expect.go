@@ -58,15 +58,13 @@ type Bound struct {
 func (c Config) Expect(f Found) ([]Object, error) {
 	b := &expectation{seen: map[string]bool{}, places: map[string]int{}}
 	for _, t := range c.Tunnels {
-		t.Hooks = Hooks{}
 		vars, bound := maps.Clone(f.Vars), t.Role != Server
 		at, peered := f.Peers[t.Number]
 		if peered && !bound {
 			bound = true
 			maps.Copy(vars, t.PeerVars(at.Peer))
 		}
-		own := b.object("interface " + t.Dev)
-		own.Own = t.own()
+		b.object("interface " + t.Dev).Own = t.own()
 		for _, s := range t.makes(bound, at.Alt) {
 			if s.Do.IsZero() || !f.holds(s) {
 				continue
@@ -244,7 +242,9 @@ func (b *expectation) step(t Tunnel, s Step, vars map[string]string) error {
 					return err
 				}
 				words := slices.DeleteFunc(strings.Fields(form), func(w string) bool { return w == "*" })
-				line.Or = append(line.Or, listenerKey(words, false))
+				if key := listenerKey(words, false); key != line.Text && !slices.Contains(line.Or, key) {
+					line.Or = append(line.Or, key)
+				}
 			}
 		}
 	case "tc filter add":
@@ -261,11 +261,12 @@ func (b *expectation) step(t Tunnel, s Step, vars map[string]string) error {
 func (b *expectation) replace(name, word string, l Line) {
 	o := b.object(name)
 	i := slices.IndexFunc(o.Lines, func(l Line) bool { return first(l.Text) == word })
-	if i < 0 {
+	switch {
+	case i < 0:
 		b.add(name, l)
-		return
+	case o.Lines[i].Text != l.Text:
+		o.Lines[i] = l
 	}
-	o.Lines[i] = l
 }
 
 // Outer is the tunnel's outer interface, by the values of Facts.
