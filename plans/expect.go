@@ -64,7 +64,12 @@ func (c Config) Expect(f Found) ([]Object, error) {
 			bound = true
 			maps.Copy(vars, t.PeerVars(at.Peer))
 		}
-		b.object("interface " + t.Dev).Own = t.own()
+		device := b.object("interface " + t.Dev)
+		own := t.own()
+		if device.Own == nil {
+			device.Own = own
+		}
+		device.Own = slices.DeleteFunc(device.Own, func(word string) bool { return !slices.Contains(own, word) })
 		for _, s := range t.makes(bound, at.Alt) {
 			if s.Do.IsZero() || !f.holds(s) {
 				continue

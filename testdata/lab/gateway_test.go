@@ -243,6 +243,7 @@ func TestGateways(t *testing.T) {
 				reaches(t, g.worker, g.desktop, desktopAddr, workerAddr)
 				g.shutOut(t)
 			}
+			asPlanned(t, procs...)
 			stop(t, procs...)
 			sameStates(t, "after "+c.name, g.dir, before)
 		})

@@ -34,6 +34,7 @@ func runModes(t *testing.T, modes []mode) {
 				m.then(t, s)
 				s.works(t)
 			}
+			asPlanned(t, s.client, s.server)
 			stop(t, s.client, s.server)
 			for _, p := range []*Proc{s.server, s.client} {
 				if logs := p.Logs(); count(logs, "ERROR") > 0 {

@@ -130,6 +130,7 @@ func TestModes(t *testing.T) {
 						t.Run(o.String(), func(t *testing.T) { found(o.String(), encap, o.carries(t, w, i)) })
 					}
 				}
+				asPlanned(t, procs...)
 				stop(t, procs...)
 				for _, p := range procs {
 					if n := count(p.Logs(), "WARN|ERROR"); n > 0 {
@@ -161,6 +162,7 @@ func setUpOnly(t *testing.T, w *wire, found func(row, encap, what string)) {
 		t.Run(mode, func(t *testing.T) {
 			procs := static(t, w.dir, end{w.a, append(args, "--mode", mode)})
 			found("`"+mode+"`", "none", fmt.Sprintf("comes up, %d", w.a.mtu(t, "ipipou0")))
+			asPlanned(t, procs...)
 			stop(t, procs...)
 		})
 	}

@@ -163,6 +163,7 @@ func TestTwoClientsBehindOneAddress(t *testing.T) {
 			t.Errorf("ipipou%d counted %+v, so the %d bytes each way went elsewhere", i, c, size)
 		}
 	}
+	asPlanned(t, p.client[0], p.client[1], p.server) // one by an alternate address
 	stop(t, p.client[0], p.client[1], p.server)
 	for i, ns := range hosts {
 		SameState(t, ns.Name+" after the tunnels", before[i], ns.Snapshot(t))
