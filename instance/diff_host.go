@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -26,7 +27,9 @@ type surveyor struct {
 	config  plans.Config
 	reading *plans.Reading
 	found   plans.Found
-	tables  map[string]string // listings by name; what is not there is not in it
+	tables  map[string]string  // listings by name; what is not there is not in it
+	named   map[int]bool       // tunnels (Number) whose other end is given by name
+	used    map[int]netip.Addr // other ends that the maps of BPF programs have
 	notes   []string
 	objects []plans.Object
 }
@@ -40,6 +43,7 @@ func survey(ctx context.Context, c plans.Config, thorough bool) (*surveyor, erro
 		reading: plans.NewReading(),
 		found:   plans.Found{Vars: map[string]string{plans.RunDir: "run"}, Peers: map[int]plans.Bound{}},
 		tables:  map[string]string{},
+		named:   map[int]bool{}, used: map[int]netip.Addr{},
 	}
 	stdout, err := s.look(plans.LinksLook)
 	if err == nil {
@@ -49,12 +53,13 @@ func survey(ctx context.Context, c plans.Config, thorough bool) (*surveyor, erro
 		return nil, err
 	}
 	s.decide(c)
-	s.remotes(thorough)
+	s.names()
 	for _, step := range []func() error{s.facts, s.programs, s.nft, s.peers, s.listings} {
 		if err := step(); err != nil {
 			return nil, err
 		}
 	}
+	s.remotes(thorough)
 	if s.objects, err = s.config.Expect(s.found); err != nil {
 		return nil, err
 	}
@@ -92,24 +97,37 @@ func (s *surveyor) decide(c plans.Config) {
 // remotes learns the addresses of other ends that were given by name. The one in use is
 // right as long as the name stands for it.
 func (s *surveyor) remotes(thorough bool) {
+	for i := range s.config.Tunnels {
+		t := &s.config.Tunnels[i]
+		if !s.named[t.Number] {
+			continue
+		}
+		used := s.used[t.Number]
+		if l := s.reading.Links[t.Dev]; l.Remote.IsValid() {
+			used = l.Remote.Addr()
+		}
+		if thorough {
+			ips, err := lookup(s.ctx, *t)
+			switch {
+			case err != nil:
+				s.note("%s: %s can't be resolved: the address in use, if any, is taken for right (%v)", t.Title(), t.RemoteHost, err)
+			case !slices.Contains(ips, used):
+				used = ips[0]
+			}
+		}
+		if used.IsValid() {
+			t.RemoteIP = used
+		}
+		maps.Copy(s.found.Vars, t.PeerVars(netip.AddrPortFrom(t.RemoteIP, t.RemotePort)))
+	}
+}
+
+// names notes which other ends are given by name. Their addresses are unknown at first.
+func (s *surveyor) names() {
 	s.config.Tunnels = slices.Clone(s.config.Tunnels)
 	for i := range s.config.Tunnels {
 		t := &s.config.Tunnels[i]
-		if t.RemoteHost == "" || t.RemoteIP.IsValid() {
-			continue
-		}
-		t.RemoteIP = s.reading.Links[t.Dev].Remote.Addr()
-		var err error
-		if thorough {
-			var ips []netip.Addr
-			if ips, err = lookup(s.ctx, *t); err == nil && !slices.Contains(ips, t.RemoteIP) {
-				t.RemoteIP = ips[0]
-			}
-		}
-		if err != nil {
-			s.note("%s: %s can't be resolved: the address in use, if any, is taken for right (%v)", t.Title(), t.RemoteHost, err)
-		}
-		if !t.RemoteIP.IsValid() {
+		if s.named[t.Number] = t.Role != plans.Server && t.RemoteHost != "" && !t.RemoteIP.IsValid(); s.named[t.Number] {
 			t.RemoteIP = unknown(*t)
 		}
 	}
@@ -127,8 +145,9 @@ func unknown(t plans.Tunnel) netip.Addr {
 func (s *surveyor) forget() {
 	for i := range s.objects {
 		s.objects[i].Lines = slices.DeleteFunc(s.objects[i].Lines, func(l plans.Line) bool {
-			words := strings.Fields(l.Text)
-			return slices.Contains(words, netip.IPv4Unspecified().String()) || slices.Contains(words, netip.IPv6Unspecified().String())
+			return slices.ContainsFunc(strings.Fields(l.Text), func(word string) bool {
+				return word == "::" || word == "0.0.0.0" || strings.HasPrefix(word, "0.0.0.0:")
+			})
 		})
 	}
 }
@@ -250,6 +269,7 @@ func (s *surveyor) programs() error {
 					continue
 				}
 				s.reading.Add(name, fmt.Sprintf("peer %d %s", number, shown(at)))
+				s.used[t.Number] = at.Addr()
 				if t.Role == plans.Server {
 					s.found.Peers[t.Number] = plans.Bound{Peer: at}
 				}

@@ -73,7 +73,7 @@ func LookPath(name string) (string, error) {
 // start must not undo a step that is still being done. The kernel sends that signal
 // when the thread ends that started the process (prctl(2), PR_SET_PDEATHSIG); threads
 // of Go last as long as the process, except for those of goroutines that end locked
-// to them (runtime.LockOSThread), of which this program has none.
+// to them (runtime.LockOSThread), and those wait here for what they have started.
 func Command(limit time.Duration) Exec {
 	return func(c plans.Command) (string, string, error) {
 		path, err := LookPath(c.Argv[0])
