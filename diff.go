@@ -13,7 +13,7 @@ import (
 // Exit codes of diff beside 0 and, for wrong usage, ExitUsage. One that is no difference
 // must be told from one that is, as by diff(1).
 const (
-	exitDiffers    = 1
+	exitDiffers     = 1
 	exitNotCompared = 3
 )
 
