@@ -4,8 +4,6 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"ipipou/instance"
 	"ipipou/plans"
 )
@@ -31,7 +29,7 @@ func diff(l *line, stdout, stderr io.Writer) int {
 	}
 	ctx, _, stop := signals(func(os.Signal) {})
 	defer stop()
-	same, err := instance.Diff(ctx, config, stdout, terminal(stdout))
+	same, err := instance.Diff(ctx, config, stdout, instance.Colours(stdout))
 	switch {
 	case err != nil:
 		return fail(stderr, err, exitNotCompared)
@@ -39,14 +37,4 @@ func diff(l *line, stdout, stderr io.Writer) int {
 		return exitDiffers
 	}
 	return 0
-}
-
-// terminal reports whether people read what is written.
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

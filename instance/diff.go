@@ -118,11 +118,11 @@ func (d difference) write(b *bytes.Buffer, colour bool) {
 	for i, l := range d.lines {
 		switch {
 		case near[i]:
-			on, off := "", ""
-			if code := map[byte]string{'-': "31", '+': "32"}[l.mark]; colour && code != "" {
-				on, off = "\x1b["+code+"m", "\x1b[m"
+			line := string(l.mark) + l.text
+			if code, marked := map[byte]Colour{'-': Red, '+': Green}[l.mark]; colour && marked {
+				line = code.Paint(line)
 			}
-			fmt.Fprintf(b, "%s%c%s%s\n", on, l.mark, l.text, off)
+			b.WriteString(line + "\n")
 		case i == 0 || near[i-1]:
 			b.WriteString(" ...\n")
 		}

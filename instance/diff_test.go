@@ -53,7 +53,7 @@ func TestCompareLines(t *testing.T) {
 		}
 		b.Reset()
 		d.write(&b, true)
-		if plain := strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[m", "").Replace(b.String()); c.want != "" && plain != c.want {
+		if plain := strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[0m", "").Replace(b.String()); c.want != "" && plain != c.want {
 			t.Errorf("%s, in colour: %q", name, b.String())
 		}
 	}
