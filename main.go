@@ -150,6 +150,9 @@ func header(c plans.Config, secrets bool) []string {
 			continue
 		}
 		said[t.Dev] = true
+		if t.Monitor != plans.NoMonitor || len(t.StateHook) > 0 {
+			lines = append(lines, "A script does not monitor "+t.Dev+", nor run its state-hook.")
+		}
 		switch {
 		case t.Auth.Challenge && t.Role == plans.Client:
 			lines = append(lines, t.Dev+" has to meet a challenge, which a script can't hear: after `up`, ipipou --reauth-only with these settings authenticates it.")

@@ -37,6 +37,7 @@ func (s *Server) accept(a accepted) {
 		return
 	}
 	s.checker.moved(s.endpointOf(t), a.tunnel, a.peer)
+	s.keeping.bound(a.tunnel, a.peer, s.now())
 	if err := s.setPeer(a.tunnel, a.peer); err != nil {
 		s.folds.warn(t.failed("%s: %s bound, but its data still comes here: %v", a.peer, err))
 	}

@@ -81,6 +81,9 @@ type Client struct {
 	sent          [][]byte    // the last keepSent payloads
 	signed        ReplayState // the salts of this second
 	dialogue      *dialogue   // of version 2; nil: version 1
+	dead          bool        // what Path was told last
+
+	path chan struct{} // it was told something
 }
 
 // NewClient checks cfg and opens the sockets: a raw one to send by and, unless
@@ -143,6 +146,7 @@ func newClient(cfg ClientConfig) (*Client, error) {
 		rand:   rand.Reader,
 		local:  cfg.Local,
 		remote: cfg.Remote,
+		path:   make(chan struct{}, 1),
 	}
 	if cfg.Auth.Challenge {
 		c.dialogue = newDialogue(cfg.Auth)
@@ -183,6 +187,20 @@ func (c *Client) Remote() netip.AddrPort {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.remote
+}
+
+// Path tells Run whether the path to the server is dead by other evidence than its
+// silence, such as pings through the tunnel. Then it authenticates at once, and again
+// after 1, 2, 4, 8, 16, 32 and then each 60 s, even if it is answered, until it is told
+// that the path is not dead. It is safe for concurrent use and does not block.
+func (c *Client) Path(dead bool) {
+	c.mu.Lock()
+	c.dead = dead
+	c.mu.Unlock()
+	select {
+	case c.path <- struct{}{}:
+	default: // one is pending
+	}
 }
 
 // Send sends one authentication now, or asks for a challenge, which Run meets. Its
@@ -256,9 +274,9 @@ func (c *Client) refresh() error {
 // reply socket fails for good. It takes its start as the time of an
 // authentication, so call Send before.
 //
-// It sends again when again yields a value, each Keepalive, and when no reply
-// comes: after 1, 2, 4, 8, 16, 32 and then each 60 s, or Keepalive if that is
-// less. For a server that was never heard and of which ExpectReply is not said,
+// It sends again when again yields a value, each Keepalive, when Path says so,
+// and when no reply comes: after 1, 2, 4, 8, 16, 32 and then each 60 s, or
+// Keepalive if that is less. For a server that was never heard and of which ExpectReply is not said,
 // it gives up waiting after those six; Keepalive goes on.
 func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -310,6 +328,13 @@ func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 			}
 			e.restart()
 			apart(attempt)
+		case <-c.path:
+			c.mu.Lock()
+			dead := c.dead
+			c.mu.Unlock()
+			if e.path(dead) {
+				apart(attempt)
+			}
 		case d := <-replies:
 			apart(func() {
 				if c.hear(d) {
@@ -375,6 +400,9 @@ func (c *Client) hear(d Datagram) bool {
 	// The filter saw to that, but the endpoints may have moved since.
 	if d.Src != remote || d.Dst != local {
 		return false
+	}
+	if len(d.Payload) == 0 && (c.cfg.Auth.Key != nil || len(c.cfg.Auth.Token) > 0) {
+		return false // the server's keepalive, which is for NAT on the way
 	}
 	if c.dialogue != nil && isVersion2(d.Payload) && type2(d.Payload) == challengeMsg {
 		c.prove(d)

@@ -505,3 +505,37 @@ func TestNewClientRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A path that is told to be dead has the client authenticate at once, and again, until it is told otherwise.
+func TestClientPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newClientLab(t, ClientConfig{Auth: Auth{Token: []byte("hello")}})
+		l.onSend = func(d Datagram) { l.reply(Reverse(d.Payload)) }
+		l.run(t, time.Hour, func() {
+			time.Sleep(100 * time.Second)
+			l.c.Path(true)
+			time.Sleep(10 * time.Second)
+			l.c.Path(false)
+		})
+		if d := cmp.Diff([]int{0, 100, 101, 103, 107}, seconds(l.at)); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+// A server's keepalive is no reply and no reason to warn, but to who sends nothing himself.
+func TestClientEmptyDatagram(t *testing.T) {
+	for _, test := range []struct {
+		auth Auth
+		up   int
+	}{{Auth{Token: []byte("hello")}, 0}, {Auth{}, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			refused := 0
+			l := newClientLab(t, ClientConfig{Auth: test.auth, OnRefused: func(string) { refused++ }})
+			l.run(t, time.Minute, func() { l.reply(nil) })
+			if l.up != test.up || refused > 0 || l.log.has("WARN") {
+				t.Errorf("up %d times, want %d; %d refused; %q", l.up, test.up, refused, l.log.lines())
+			}
+		})
+	}
+}

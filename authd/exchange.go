@@ -39,6 +39,7 @@ type exchange struct {
 
 	step        int  // of the backoff
 	tries       int  // repetitions of this authentication
+	dead        bool // the path is known to be dead, whatever the server answers
 	outstanding bool // sent and unanswered
 	failing     bool // the last send failed
 	gaveUp      bool // the server does not seem to reply, only keepalive sends
@@ -78,7 +79,7 @@ func (e *exchange) due(now time.Time) (send bool, ev event) {
 		if e.outstanding && now.Sub(e.sentAt) >= e.grace() {
 			ev = e.miss()
 		}
-		if !e.expect && !e.failing && e.tries >= maxTries {
+		if !e.expect && !e.failing && !e.dead && e.tries >= maxTries {
 			e.gaveUp, e.outstanding, e.retryAt = true, false, time.Time{}
 			if !e.told {
 				e.told = true
@@ -102,7 +103,7 @@ func (e *exchange) sent(now time.Time) {
 	e.sentAt = now
 	e.outstanding = !e.deaf && !e.gaveUp
 	e.retryAt = time.Time{}
-	if e.outstanding {
+	if e.outstanding || e.dead {
 		e.retryAt = now.Add(e.wait())
 	}
 }
@@ -123,12 +124,32 @@ func (e *exchange) restart() {
 	e.step, e.tries, e.gaveUp = 0, 0, false
 }
 
+// path notes whether the path is dead by other evidence than the server's silence, and
+// says whether to send now. While it is dead authentications are repeated for ever,
+// answered or not; then again only those that are unanswered.
+func (e *exchange) path(dead bool) (send bool) {
+	if e.dead == dead {
+		return false
+	}
+	e.dead = dead
+	if dead {
+		e.restart()
+	} else if !e.outstanding && !e.failing {
+		e.step, e.tries, e.retryAt = 0, 0, time.Time{}
+	}
+	return dead
+}
+
 // answered notes a good reply.
 func (e *exchange) answered() (ev event) {
 	e.expect = true
 	e.unanswered = 0
 	e.gaveUp = false
-	if !e.failing {
+	switch {
+	case e.failing:
+	case e.dead:
+		e.outstanding = false
+	default:
 		e.outstanding, e.step, e.tries, e.retryAt = false, 0, 0, time.Time{}
 	}
 	if e.state != isUp {
@@ -160,10 +181,12 @@ func (e *exchange) wait() time.Duration {
 	return maxWait
 }
 
-// grace returns how old an authentication must be to count as unanswered.
+// grace returns how old an authentication must be to count as unanswered: a bit less than
+// the wait for it, which began before it was sent.
 func (e *exchange) grace() time.Duration {
+	wait := firstWait
 	if e.keepalive > 0 {
-		return min(firstWait, e.keepalive)
+		wait = min(wait, e.keepalive)
 	}
-	return firstWait
+	return wait * 9 / 10
 }

@@ -193,3 +193,39 @@ func TestExchangeDeaf(t *testing.T) {
 	s.run(130)
 	s.check(t, []int{30, 75, 90, 120}, map[int]event{})
 }
+
+// While other evidence says that the path is dead, authentications are repeated for ever, answered or not, by a server
+// that never replies too.
+func TestExchangeDeadPath(t *testing.T) {
+	s := newSim(0, false, false)
+	s.run(200) // it has given up
+	if !s.e.path(true) || s.e.path(true) {
+		t.Error("to send once, at once")
+	}
+	s.send()
+	s.run(500)
+	s.check(t, []int{1, 3, 7, 15, 31, 63, 200, 201, 203, 207, 215, 231, 263, 323, 383, 443}, map[int]event{123: isSilent})
+	s.sends = nil
+	s.answers = always
+	s.run(600)
+	if s.e.path(false) {
+		t.Error("to send when the path is back")
+	}
+	s.run(2000)
+	s.check(t, []int{503, 563}, map[int]event{123: isSilent, 503: isUp})
+}
+
+// A keepalive of a second, whose ticks come a moment sooner than that after the last was sent.
+func TestExchangeKeepaliveOfASecond(t *testing.T) {
+	s := newSim(time.Second, true, false)
+	for sec := 1; sec <= 3; sec++ {
+		s.now = time.Unix(int64(sec), 0)
+		send, ev := s.e.due(s.now)
+		s.tell(ev)
+		if !send {
+			t.Errorf("nothing sent after %d s", sec)
+		}
+		s.e.sent(s.now.Add(time.Millisecond))
+	}
+	s.check(t, nil, map[int]event{3: isLost})
+}

@@ -28,7 +28,12 @@ type ServerTunnel struct {
 	Auth   Auth
 	Inner  Inner // what its data is
 	Reply  bool  // answer a valid authentication; with Auth.Challenge it is
-	TTL    uint8 // of replies, in hops; 0: the system's
+	TTL    uint8 // of replies and keepalives, in hops; 0: the system's
+
+	// Keepalive is between two empty datagrams to the bound peer, which keep the mappings of
+	// NATs on the way; 0: none. Lifetime is for how long after an
+	// authentication they are sent; 0: for ever.
+	Keepalive, Lifetime time.Duration
 
 	// Its packets come as if for another host: the BPF data path diverts them.
 	Diverted bool
@@ -76,6 +81,8 @@ type Server struct {
 
 	mu   sync.Mutex
 	open map[int]*openTunnel // the address-only ones
+
+	keeping *keeping
 }
 
 // openTunnel is an address-only tunnel. Its filter changes with its peer, so it
@@ -135,7 +142,7 @@ func NewServer(cfg ServerConfig) (_ *Server, err error) {
 	}
 	for i, t := range s.tunnels {
 		s.tunnels[i].TTL = systemTTL(t.TTL)
-		if !t.replies() || s.senders[t.Device] != nil {
+		if !t.replies() && t.Keepalive == 0 || s.senders[t.Device] != nil {
 			continue
 		}
 		snd, err := newRawSender(t.Device)
@@ -168,6 +175,7 @@ func newServer(cfg ServerConfig) (*Server, error) {
 		answers:   make(chan challenged, answersLen),
 		senders:   make(map[string]datagramSender),
 		open:      make(map[int]*openTunnel),
+		keeping:   newKeeping(cfg.Tunnels),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -223,6 +231,9 @@ func (s *Server) checkTunnel(t ServerTunnel) error {
 	}
 	if err := t.Inner.validate(); err != nil {
 		return err
+	}
+	if t.Keepalive < 0 || t.Lifetime < 0 {
+		return errors.New("the keepalive or the lifetime is negative")
 	}
 	if t.Auth.sameKeys() && !t.Auth.Challenge {
 		s.log.Warn(t.Name + ": both ends have the same key, so a reply can be sent back as an authentication")
@@ -312,6 +323,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	wg.Go(func() { s.answering(ctx) })
 	wg.Go(func() { s.work(ctx) })
+	wg.Go(func() { s.keepalives(ctx) })
 	wg.Wait()
 	s.folds.flush()
 	select {

@@ -22,7 +22,7 @@ import (
 // channel is not closed: after ctx has ended it yields no more.
 func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
 	groups := uint32(unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK | 1<<(unix.RTNLGRP_TC-1))
-	return watch(ctx, unix.NETLINK_ROUTE, groups, nil, func([]byte) bool { return true })
+	return watch(ctx, unix.NETLINK_ROUTE, groups, nil, anything)
 }
 
 // WatchLost returns a channel like that of WatchAddrs, for what takes something off an
@@ -34,7 +34,7 @@ func WatchAddrs(ctx context.Context) (<-chan struct{}, error) {
 func WatchLost(ctx context.Context) (<-chan struct{}, error) {
 	groups := uint32(unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE | unix.RTMGRP_IPV4_RULE | 1<<(unix.RTNLGRP_IPV6_RULE-1) |
 		unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_LINK)
-	return watch(ctx, unix.NETLINK_ROUTE, groups, lossFilter(), func([]byte) bool { return true })
+	return watch(ctx, unix.NETLINK_ROUTE, groups, lossFilter(), anything)
 }
 
 // lossFilter passes the messages that WatchLost is about, each of which comes alone
@@ -43,15 +43,12 @@ func WatchLost(ctx context.Context) (<-chan struct{}, error) {
 // the flags that changed at 12 (rtnetlink(7)). The kernel's are in host order, and a
 // filter loads in network order.
 func lossFilter() []bpf.Instruction {
-	kind := func(k uint16) uint32 {
-		return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, k)))
-	}
 	var a asm
 	a.add(bpf.LoadAbsolute{Off: 4, Size: 2})
-	a.jump(bpf.JumpEqual, kind(unix.RTM_DELRULE), "pass")
-	a.jump(bpf.JumpEqual, kind(unix.RTM_DELADDR), "pass")
-	a.jump(bpf.JumpEqual, kind(unix.RTM_NEWLINK), "link")
-	a.jump(bpf.JumpNotEqual, kind(unix.RTM_DELROUTE), "drop")
+	a.jump(bpf.JumpEqual, swapped(unix.RTM_DELRULE), "pass")
+	a.jump(bpf.JumpEqual, swapped(unix.RTM_DELADDR), "pass")
+	a.jump(bpf.JumpEqual, swapped(unix.RTM_NEWLINK), "link")
+	a.jump(bpf.JumpNotEqual, swapped(unix.RTM_DELROUTE), "drop")
 	a.add(bpf.LoadAbsolute{Off: 16 + 5, Size: 1})
 	a.jump(bpf.JumpEqual, unix.RTPROT_BOOT, "pass")
 	a.jumpAlways("drop")
@@ -63,6 +60,11 @@ func lossFilter() []bpf.Instruction {
 	a.label("pass")
 	a.add(bpf.RetConstant{Val: 1 << 16})
 	return a.link()
+}
+
+// swapped is a 16-bit number of the kernel's, in host order, as a filter loads it.
+func swapped(n uint16) uint32 {
+	return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, n)))
 }
 
 // WatchTables returns a channel like that of WatchAddrs, for deletions in nftables:
@@ -110,12 +112,21 @@ func deletes(b []byte, names []string) bool {
 	return false
 }
 
+// anything counts.
+func anything([]byte) bool { return true }
+
 // watch subscribes to groups of netlink messages, as a mask; of these to what passes
 // the filter, if there is one.
 func watch(ctx context.Context, family int, groups uint32, filter []bpf.Instruction, counts func([]byte) bool) (<-chan struct{}, error) {
+	_, changed, err := subscribe(ctx, family, groups, filter, counts)
+	return changed, err
+}
+
+// subscribe is watch, and the socket, to be given another filter.
+func subscribe(ctx context.Context, family int, groups uint32, filter []bpf.Instruction, counts func([]byte) bool) (*socket.Conn, <-chan struct{}, error) {
 	c, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, family, "netlink", nil)
 	if err != nil {
-		return nil, fmt.Errorf("netlink socket: %w", err)
+		return nil, nil, fmt.Errorf("netlink socket: %w", err)
 	}
 	if filter != nil {
 		err = attach(c, filter)
@@ -125,7 +136,7 @@ func watch(ctx context.Context, family int, groups uint32, filter []bpf.Instruct
 	}
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("netlink socket: %w", err)
+		return nil, nil, fmt.Errorf("netlink socket: %w", err)
 	}
 	changed := make(chan struct{}, 1)
 	go func() {
@@ -153,5 +164,5 @@ func watch(ctx context.Context, family int, groups uint32, filter []bpf.Instruct
 			}
 		}
 	}()
-	return changed, nil
+	return c, changed, nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ipipou/authd"
+	"ipipou/instance/probe"
 	"ipipou/plans"
 )
 
@@ -18,6 +19,8 @@ import (
 type client struct {
 	*mover
 	auth *authd.Client
+	ping *probe.Prober // nil without
+	way  *authd.Way    // of the last authentication; nil: it is not known. mover.mu guards it
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.
@@ -28,11 +31,7 @@ func newClient(in *Instance, t plans.Tunnel, now *moment) (*client, error) {
 		return nil, &Error{ExitSockets, err}
 	}
 	conf.Refresh = c.refresh
-	title := t.Title()
-	conf.OnUp = func() { in.board.set(title, Up, c.auth.Remote()) }
-	conf.OnLost = func() { in.board.set(title, Lost, c.auth.Remote()) }
-	conf.OnReply = func() { in.board.authenticated(title) }
-	conf.OnRefused = func(reason string) { in.board.refused(title, reason) }
+	c.watched(&conf)
 	if c.auth, err = authd.NewClient(conf); err != nil {
 		return nil, &Error{ExitSockets, err}
 	}
@@ -69,6 +68,12 @@ func (c *client) refresh() (from, to netip.AddrPort, err error) {
 		return from, to, err
 	}
 	from, err = local(c.tunnel, c.vars)
+	if err == nil && c.monitored() {
+		c.way = c.wayNow(from.Addr())
+		if c.lost.Load() {
+			signal(c.look)
+		}
+	}
 	return from, c.remote(), err
 }
 

@@ -29,8 +29,10 @@ type Instance struct {
 
 	run   *runner.Runner
 	board *board
+	hooks *stateHooks
 	dir   string               // of the journal
 	asked map[string]plans.Var // facts that may change, by name
+	named chan struct{}        // the name of a tunnel's other end stands for another address
 	mu    sync.Mutex
 	now   *moment
 	vars  map[string]string // read and changed by values and learn, once the instance is up
@@ -40,7 +42,7 @@ type Instance struct {
 // all it did. The error is for ExitCode.
 func (in *Instance) Run(ctx context.Context) (err error) {
 	needed := []uint{unix.CAP_NET_ADMIN}
-	if slices.ContainsFunc(in.Config.Tunnels, func(t plans.Tunnel) bool { return t.Role != plans.Static }) {
+	if slices.ContainsFunc(in.Config.Tunnels, rawSockets) {
 		needed = append(needed, unix.CAP_NET_RAW)
 	}
 	if err := privileged(needed...); err != nil {
@@ -55,6 +57,8 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
 	in.prepare(journal)
+	in.named = make(chan struct{}, 1)
+	in.hooks = newStateHooks(in)
 	in.board = newBoard(in.Config, time.Now, in.changed)
 	if left := journal.Since(0); len(left) > 0 {
 		in.Log.Warn(fmt.Sprintf("an earlier %s died and left %d things behind: undoing them first", in.Config.Name, len(left)))
@@ -88,7 +92,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 }
 
 // changed is told of each change of a tunnel's state or peer.
-func (in *Instance) changed(string, standing) {}
+func (in *Instance) changed(title string, s standing) { in.hooks.changed(title, s) }
 
 func (in *Instance) prepare(j *runner.Journal) {
 	in.run = &runner.Runner{Exec: runner.Command(runner.DefaultTimeout), Journal: j, Log: in.Log, Echo: in.Echo}
@@ -230,11 +234,17 @@ func (in *Instance) serve(ctx context.Context) error {
 			clients = append(clients, c)
 			movers = append(movers, c.mover)
 			parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })
+			if c.ping != nil {
+				parts = append(parts, running(c.ping))
+			}
 		}
 	}
 	for _, m := range movers {
 		if m.refreshes() {
 			parts = append(parts, m.watch)
+		}
+		if m.tunnel.Monitor == plans.MonitorPing && m.tunnel.Role == plans.Static {
+			parts = append(parts, in.pinged(m))
 		}
 	}
 	if len(servers) > 0 {
@@ -244,6 +254,7 @@ func (in *Instance) serve(ctx context.Context) error {
 		}
 		defer s.auth.Close()
 		parts = append(parts, s.auth.Serve)
+		parts = append(parts, s.pinged()...)
 		listening = s
 	}
 	mends := newMender(in, listening, movers, now)
@@ -253,26 +264,29 @@ func (in *Instance) serve(ctx context.Context) error {
 	parts = append(parts, mends.run)
 	for _, t := range in.Config.Tunnels {
 		if t.Role == plans.Static {
-			in.board.set(t.Title(), Up, netip.AddrPortFrom(t.RemoteIP, t.RemotePort))
+			if t.Monitor != plans.MonitorPing { // else it is up when the other end answers
+				in.board.set(t.Title(), Up, netip.AddrPortFrom(t.RemoteIP, t.RemotePort))
+			}
 			in.Log.Info(t.Dev + ": up") // and what is taken away from now on is noticed
 		}
 	}
-	var running sync.WaitGroup
+	parts = append(parts, in.hooks.run)
+	var all sync.WaitGroup
 	for _, part := range parts {
-		running.Go(func() {
+		all.Go(func() {
 			if err := part(ctx); err != nil {
 				fail(&Error{ExitSockets, err})
 			}
 		})
 	}
-	running.Go(func() { in.triggers(ctx, clients, movers, fail) })
+	all.Go(func() { in.triggers(ctx, clients, movers, fail) })
 	if listening == nil {
 		// Clients make little garbage, so that a thousand of them collect it once in some
 		// seconds at most, and what it takes meanwhile is less.
 		debug.SetGCPercent(20)
 	}
 	debug.FreeOSMemory() // to open sockets and to sign took some
-	running.Wait()
+	all.Wait()
 	mends.names.check(in.Config.Tunnels)
 	var own *Error
 	if errors.As(context.Cause(ctx), &own) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ipipou/plans"
@@ -20,6 +21,8 @@ import (
 type mover struct {
 	in    *Instance
 	again chan struct{} // it has to look where its ends are
+	look  chan struct{} // the other end's name may stand for something else
+	lost  atomic.Bool   // the path is dead, as far as is known
 
 	mu     sync.Mutex
 	tunnel plans.Tunnel      // RemoteIP is what the name stood for last
@@ -29,7 +32,7 @@ type mover struct {
 }
 
 func newMover(in *Instance, t plans.Tunnel, now *moment) *mover {
-	m := &mover{in: in, again: make(chan struct{}, 1), tunnel: t, vars: map[string]string{}, index: now.index(t.FOUDev)}
+	m := &mover{in: in, again: make(chan struct{}, 1), look: make(chan struct{}, 1), tunnel: t, vars: map[string]string{}, index: now.index(t.FOUDev)}
 	for _, name := range append(t.OwnVars(), t.Addressing()...) {
 		if value, known := in.vars[name]; known {
 			m.vars[name] = value
@@ -61,9 +64,11 @@ func (in *Instance) leave(ctx context.Context, t plans.Tunnel, index int, vars m
 	return err
 }
 
-func (m *mover) trigger() {
+func (m *mover) trigger() { signal(m.again) }
+
+func signal(c chan struct{}) {
 	select {
-	case m.again <- struct{}{}:
+	case c <- struct{}{}:
 	default: // one is pending
 	}
 }
@@ -154,20 +159,41 @@ func (m *mover) follow() error {
 	return nil
 }
 
-func (m *mover) refreshes() bool { return m.tunnel.Refresh > 0 }
+// refreshes reports whether the other end's name is resolved anew.
+func (m *mover) refreshes() bool {
+	return m.tunnel.Refresh > 0 || m.monitored() && m.tunnel.RemoteHost != ""
+}
 
-// watch resolves the other end's name again and again. While it can't be
-// resolved, and while the address in use is one of its answers, the tunnel stays.
+func (m *mover) monitored() bool { return m.tunnel.Monitor != plans.NoMonitor }
+
+// lookups is how often a name is resolved at most, whatever happens.
+const lookups = time.Second
+
+// watch resolves the other end's name again and again, and when there is reason to. While
+// it can't be resolved, and while the address in use is one of its answers, the tunnel
+// stays.
 func (m *mover) watch(ctx context.Context) error {
 	host, failing := m.tunnel.RemoteHost, false
-	tick := time.NewTicker(m.tunnel.Refresh)
-	defer tick.Stop()
+	var tick <-chan time.Time
+	if m.tunnel.Refresh > 0 {
+		ticker := time.NewTicker(m.tunnel.Refresh)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
+	var next time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-tick:
+		case <-m.look:
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Until(next)):
+		}
+		next = time.Now().Add(lookups)
 		ips, err := lookup(ctx, m.tunnel)
 		if ctx.Err() != nil {
 			return nil
@@ -189,6 +215,7 @@ func (m *mover) watch(ctx context.Context) error {
 		if moved {
 			m.in.Log.Info(fmt.Sprintf("%s: %s is at %s now, no more at %s", m.tunnel.Dev, host, ips[0], now))
 			m.trigger()
+			signal(m.in.named)
 		}
 	}
 }

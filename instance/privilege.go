@@ -57,7 +57,7 @@ func privileged(needed ...uint) error {
 		return err
 	}
 	if want := caps(needed...); have.effective&want != want {
-		return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither, static tunnels not the latter)")
+		return errors.New("not permitted: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW (--print-only needs neither, static tunnels that are not pinged not the latter)")
 	}
 	return nil
 }
@@ -66,7 +66,7 @@ func privileged(needed ...uint) error {
 // the commands it runs. Before `up` is done there are some more.
 //
 //   - NET_ADMIN: all of ip, nft, tc, conntrack; also the system's forwarding.
-//   - NET_RAW: authd's sockets. Static tunnels have none.
+//   - NET_RAW: authd's sockets, and the one that pings. Other static tunnels have none.
 //   - NET_BIND_SERVICE: a UDP port that the kernel gives to nobody else, for
 //     `ip fou add` asks as its caller (inet_bind), and BPF's is reserved by us.
 //   - SYS_MODULE: modprobe, while coming up.
@@ -79,7 +79,7 @@ func needs(c plans.Config, up bool, lowPorts uint16) (own, children capset) {
 	own = caps(unix.CAP_NET_ADMIN)
 	_, bpf := c.Backends()
 	for _, t := range c.Tunnels {
-		if t.Role != plans.Static {
+		if rawSockets(t) {
 			own |= caps(unix.CAP_NET_RAW)
 		}
 		if t.Encap != plans.None && t.FOUPort < lowPorts {
@@ -106,6 +106,11 @@ func Needed(c plans.Config) uint64 {
 	return uint64(own | children)
 }
 
+// rawSockets reports whether we need some for the tunnel.
+func rawSockets(t plans.Tunnel) bool {
+	return t.Role != plans.Static || t.Monitor == plans.MonitorPing
+}
+
 // lowPorts is the first port that takes no capability to bind.
 func lowPorts() uint16 {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -117,11 +122,12 @@ func lowPorts() uint16 {
 	return 1024
 }
 
-// hooked reports whether the operator has commands of his own in the plans.
+// hooked reports whether the operator has commands of his own in the plans, or for a
+// tunnel's states.
 func hooked(c plans.Config) bool {
 	return slices.ContainsFunc(c.Tunnels, func(t plans.Tunnel) bool {
 		h := t.Hooks
-		return len(h.PreUp)+len(h.PostUp)+len(h.PreDown)+len(h.PostDown) > 0
+		return len(h.PreUp)+len(h.PostUp)+len(h.PreDown)+len(h.PostDown)+len(t.StateHook) > 0
 	})
 }
 

@@ -15,6 +15,8 @@ func TestNeeds(t *testing.T) {
 	of := func(role plans.Role, b plans.Backend, encap plans.Encap, port uint16) plans.Tunnel {
 		return plans.Tunnel{Role: role, Backend: b, Encap: encap, FOUPort: port}
 	}
+	pinged := of(plans.Static, plans.Kernel, plans.None, 0)
+	pinged.Monitor = plans.MonitorPing
 	for _, c := range []struct {
 		name            string
 		tunnel          plans.Tunnel
@@ -23,6 +25,7 @@ func TestNeeds(t *testing.T) {
 		{"server", of(plans.Server, plans.Kernel, plans.FOU, 10000), net | raw, net | raw | module, net | raw},
 		{"low port", of(plans.Client, plans.Kernel, plans.FOU, 443), net | raw | low, net | raw | low | module, net | raw | low},
 		{"static", of(plans.Static, plans.Kernel, plans.None, 0), net, net | module, net},
+		{"pinged", pinged, net | raw, net | raw | module, net | raw},
 		{"bpf", of(plans.Static, plans.BPF, plans.FOU, 10000), net, net | module | admin | memory, net | admin},
 		{"auto", of(plans.Client, plans.Auto, plans.FOU, 10000), net | raw, net | raw | module | admin | memory, net | raw | admin},
 	} {

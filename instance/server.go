@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"ipipou/authd"
+	"ipipou/instance/probe"
 	"ipipou/plans"
 )
 
@@ -32,6 +34,7 @@ type binding struct {
 	tunnel plans.Tunnel
 	peer   netip.AddrPort // invalid: nobody
 	local  netip.Addr     // main or alternate
+	ping   *probe.Prober  // nil without
 }
 
 // newServer opens the sockets of servers whose gate is closed already.
@@ -43,10 +46,11 @@ func newServer(ctx context.Context, in *Instance, tunnels []plans.Tunnel, fail c
 		if err != nil {
 			return nil, &Error{ExitSockets, err}
 		}
-		s.bound = append(s.bound, binding{tunnel: t})
+		s.bound = append(s.bound, binding{tunnel: t, ping: s.prober(len(s.bound), t)})
 		conf.Tunnels = append(conf.Tunnels, authd.ServerTunnel{
 			Name: t.Title(), Local: at, Device: t.FOUDev, Auth: authOf(t), Reply: t.Auth.Reply, TTL: t.Auth.TTL, Inner: inner(t),
-			Diverted: t.Backend == plans.BPF,
+			Diverted:  t.Backend == plans.BPF,
+			Keepalive: time.Duration(t.Auth.Keepalive) * time.Second, Lifetime: time.Duration(t.Auth.Lifetime) * time.Second,
 		})
 	}
 	var err error
@@ -94,6 +98,9 @@ func (s *server) bind(i int, peer netip.AddrPort) error {
 		return s.failed(i, peer, err)
 	}
 	s.in.board.authenticated(s.bound[i].tunnel.Title())
+	if ping := s.bound[i].ping; ping != nil {
+		ping.Hurry()
+	}
 	return nil
 }
 
@@ -141,6 +148,9 @@ func (s *server) move(i int, peer netip.AddrPort) *Error {
 		s.in.Log.Info(fmt.Sprintf("%s: peer bound at %s", t.Title(), peer), authd.Event("bound", t.Title(), peer))
 	}
 	s.in.board.set(t.Title(), Up, peer)
+	if b.ping != nil {
+		b.ping.Begin()
+	}
 	b.peer, b.local = peer, at.Addr()
 	if t.ForceAlt || slices.Contains(took, plans.TookAlt) {
 		b.local = t.FOUIPAlt

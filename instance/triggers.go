@@ -2,22 +2,38 @@ package instance
 
 import (
 	"context"
+	"net/netip"
+	"slices"
+	"time"
 
 	"ipipou/authd"
 )
 
+// resolverCache is how long Go's resolver may take the files of before for those of now
+// (cacheMaxAge in net/hosts.go, and resolv.conf's in net/dnsclient_unix.go are 5 s).
+const resolverCache = 5500 * time.Millisecond
+
+// nameFiles say what names stand for, and who is asked.
+var nameFiles = []string{"/etc/hosts", "/etc/resolv.conf"}
+
 // triggers makes clients authenticate anew on a signal, and tunnels move whose
-// outer address has changed when it does.
+// outer address has changed when it does. Of those that are monitored, clients
+// authenticate when there is another way to their server too, and names are resolved anew
+// with each of these changes, and when the files that resolve them change.
 func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*mover, fail context.CancelCauseFunc) {
-	var changes <-chan struct{}
-	if len(movers) > 0 {
-		var err error
-		if changes, err = authd.WatchAddrs(ctx); err != nil {
-			fail(&Error{ExitSockets, err})
-			return
+	w := watcher{in: in, clients: slices.Clone(clients), movers: movers}
+	w.clients = slices.DeleteFunc(w.clients, func(c *client) bool { return !c.monitored() })
+	for _, m := range movers {
+		if m.monitored() && m.refreshes() {
+			w.named = append(w.named, m)
 		}
-		follow(in.anew(), movers) // what changed before there was somebody to notice
 	}
+	if err := w.open(ctx); err != nil {
+		fail(&Error{ExitSockets, err})
+		return
+	}
+	w.follow() // what changed before there was somebody to notice
+	var settled, stale <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -31,21 +47,115 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*m
 			for _, c := range clients {
 				c.trigger()
 			}
-		case _, ok := <-changes:
-			if !ok {
-				changes = nil
-				continue
+		case <-w.addrs:
+			w.follow()
+			settled = w.unsettled(settled)
+		case <-w.routes:
+			settled = w.unsettled(settled)
+		case <-settled:
+			settled = nil
+			w.look()
+		case <-in.named:
+			if err := w.retarget(); err != nil {
+				fail(&Error{ExitSockets, err})
+				return
 			}
-			follow(in.anew(), movers)
+		case <-w.files:
+			w.resolve()
+			stale = time.After(resolverCache)
+		case <-stale:
+			stale = nil
+			w.resolve()
 		}
 	}
 }
 
+// A watcher has what is watched for those that are monitored; a channel is nil where
+// nobody wants it.
+type watcher struct {
+	in      *Instance
+	movers  []*mover  // all
+	clients []*client // monitored ones
+	named   []*mover  // monitored, with another end that has a name
+
+	addrs, routes, files <-chan struct{}
+	watch                *authd.RouteWatch
+	moved                bool // an end of a tunnel has another address, since the last look
+}
+
+func (w *watcher) open(ctx context.Context) (err error) {
+	if len(w.movers) > 0 {
+		if w.addrs, err = authd.WatchAddrs(ctx); err != nil {
+			return err
+		}
+	}
+	if len(w.clients) > 0 {
+		if w.watch, err = authd.WatchRoutes(ctx, w.servers()); err != nil {
+			return err
+		}
+		w.routes = w.watch.Changed
+	}
+	if len(w.named) > 0 {
+		w.files, err = watchFiles(ctx, nameFiles)
+	}
+	return err
+}
+
+// servers are the addresses of the clients' servers.
+func (w *watcher) servers() []netip.Addr {
+	var to []netip.Addr
+	for _, c := range w.clients {
+		to = append(to, c.peer().Addr())
+	}
+	slices.SortFunc(to, netip.Addr.Compare)
+	return slices.Compact(to)
+}
+
+// unsettled is the timer after which to look: a network that comes or goes makes many
+// changes. One that runs is left alone, for there may be no end of changes.
+func (w *watcher) unsettled(settled <-chan time.Time) <-chan time.Time {
+	if settled == nil && len(w.clients)+len(w.named) > 0 {
+		settled = time.After(settle)
+	}
+	return settled
+}
+
+// look is after a change of addresses, links, routes or rules. In another network names
+// may stand for something else.
+func (w *watcher) look() {
+	for _, c := range w.clients {
+		if c.rerouted() {
+			c.trigger()
+			w.moved = true
+		}
+	}
+	if w.moved {
+		w.resolve()
+	}
+	w.moved = false
+}
+
+// retarget watches the routes to where the servers are now.
+func (w *watcher) retarget() error {
+	if w.watch == nil {
+		return nil
+	}
+	return w.watch.To(w.servers())
+}
+
+func (w *watcher) resolve() {
+	for _, m := range w.named {
+		signal(m.look)
+	}
+}
+
 // follow triggers those that have to move.
-func follow(now *moment, movers []*mover) {
-	for _, m := range movers {
+func (w *watcher) follow() {
+	now := w.in.anew()
+	for _, m := range w.movers {
 		if m.stale(now) {
 			m.trigger()
+			w.moved = true
 		}
 	}
 }
