@@ -2,12 +2,19 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
 
 	"ipipou/instance"
 	"ipipou/plans"
+	"ipipou/runner"
 )
 
 // commands are the one without a word, and the others.
@@ -34,7 +41,7 @@ var commands = []command{
 	},
 	{
 		word: "confirm", usage: "NAME", about: "Keep what was started with --confirm.",
-		takes: func(l *line) []any { return []any{&l.names} }, run: later,
+		takes: func(l *line) []any { return []any{&l.names} }, run: confirm,
 	},
 	{
 		word: "down", usage: "NAME...", about: "End instances and clean up after dead ones; without a configuration.",
@@ -55,37 +62,157 @@ func later(l *line, _, stderr io.Writer) int {
 	return fail(stderr, fmt.Errorf("%s: not implemented yet", l.command.word), plans.ExitDeaf)
 }
 
+// status shows all instances, the one of that name, or the one of the flags.
 func status(l *line, stdout, stderr io.Writer) int {
-	if l.Name != "" {
-		l.Config = append(l.Config, l.Name)
-	}
-	files, err := l.files()
+	show, err := l.reports(stderr)
 	if err != nil {
 		return fail(stderr, err, plans.ExitUsage)
 	}
-	config, _, err := l.resolve(files, stderr)
-	if err != nil {
-		return fail(stderr, err, plans.ExitUsage)
+	if !l.Watch {
+		return l.show(show, stdout, stderr)
 	}
-	if err := instance.Status(config, stdout); err != nil {
-		return fail(stderr, err, plans.ExitGeneral)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		if instance.Terminal(stdout) && !l.JSON {
+			fmt.Fprint(stdout, "\x1b[H\x1b[2J") // the cursor up, and all cleared (ECMA-48)
+		}
+		if code := l.show(show, stdout, stderr); code != 0 {
+			return code
+		}
+		select {
+		case <-ctx.Done():
+			return 0
+		case <-again.C:
+		}
 	}
-	return 0
 }
 
-// down ends all the instances that it can; the exit code is that of the first which it
-// can't.
-func down(l *line, stdout, stderr io.Writer) (code int) {
+// show writes the reports once. What could not be found out is an error, beside the rest.
+func (l *line) show(reports func() ([]instance.Report, error), stdout, stderr io.Writer) (code int) {
+	all, err := reports()
+	if err != nil {
+		return fail(stderr, err, plans.ExitUsage)
+	}
+	for _, r := range all {
+		if r.Fault == "" {
+			continue
+		}
+		if code = fail(stderr, errors.New(r.Fault), plans.ExitGeneral); r.Daemon != instance.Running {
+			return code // there is nothing else to be said of it
+		}
+	}
+	if l.JSON {
+		err = instance.WriteJSON(stdout, all, l.Watch)
+	} else {
+		style := instance.Style{Colours: instance.Palette(instance.Colours(stdout)), Details: l.Name != "", Now: time.Now()}
+		if len(all) == 0 {
+			fmt.Fprintf(stdout, "no instance is running here, or has left anything behind (%s)\n", strings.Join(runner.Dirs(), ", "))
+		}
+		err = style.Show(stdout, all)
+	}
+	if err != nil {
+		return fail(stderr, err, plans.ExitGeneral)
+	}
+	return code
+}
+
+// reports makes what finds out what is asked for: now, and again each time. Of an instance
+// whose process answers the configuration is not read, if it is not needed for its name.
+func (l *line) reports(stderr io.Writer) (func() ([]instance.Report, error), error) {
+	flags := len(l.Config) > 0
+	for name := range l.settings {
+		flags = flags || name != "v" // which is no flag of an instance
+	}
+	if l.Name == "" && !flags {
+		return func() ([]instance.Report, error) { return instance.AskAll(), nil }, nil
+	}
+	name := ""
+	if l.Name != "" {
+		var err error
+		if name, err = plans.ParseName(l.Name); err != nil {
+			return nil, err
+		}
+		l.Config = append(l.Config, l.Name)
+	}
+	var config *plans.Config
+	resolve := func() error {
+		files, err := l.files()
+		if err != nil {
+			return err
+		}
+		c, _, err := l.resolve(files, stderr)
+		config = &c
+		return err
+	}
+	if flags {
+		if err := resolve(); err != nil {
+			return nil, err
+		}
+		name = config.Name
+	}
+	return func() ([]instance.Report, error) {
+		r := instance.Ask(name)
+		if r.Daemon == instance.Running {
+			return []instance.Report{r}, nil
+		}
+		if config == nil {
+			switch err := resolve(); {
+			case err == nil:
+			case r.Daemon == instance.Absent:
+				return nil, fmt.Errorf("%s: no such instance, and %w", name, err)
+			default: // it was started with flags alone, or from elsewhere
+				config = nil
+				return []instance.Report{r}, nil
+			}
+		}
+		r.Look(*config)
+		return []instance.Report{r}, nil
+	}, nil
+}
+
+// confirmable refuses what --confirm can't mean.
+func (l *line) confirmable(c plans.Config) error {
+	switch {
+	case l.Confirm == nil:
+		return nil
+	case *l.Confirm < time.Second:
+		return fmt.Errorf("--confirm: %s is too short, want 1s at least", *l.Confirm)
+	case l.PrintOnly:
+		return errors.New("--confirm: --print-only starts nothing that could be confirmed")
+	case c.ReauthOnly:
+		return errors.New("--confirm: --reauth-only starts nothing that could be confirmed")
+	}
+	return nil
+}
+
+// confirm keeps what was started with --confirm, of all the instances that it can.
+func confirm(l *line, stdout, stderr io.Writer) int {
+	return l.each(stdout, stderr, instance.Confirm)
+}
+
+// down ends all the instances that it can.
+func down(l *line, stdout, stderr io.Writer) int {
+	settings := instance.LogSettings{Verbosity: l.Verbose, Format: "text"}
+	log := instance.NewLog(stderr, settings)
+	return l.each(stdout, stderr, func(name string) (string, error) {
+		return instance.Down(name, log, echo(log, settings, stderr))
+	})
+}
+
+// each does something to all instances that are named, and says what was done; the exit
+// code is that of the first with which it fails.
+func (l *line) each(stdout, stderr io.Writer, do func(name string) (done string, err error)) (code int) {
 	for i, name := range l.Names {
 		var err error
 		if l.Names[i], err = plans.ParseName(name); err != nil {
-			return fail(stderr, fmt.Errorf("down: %w", err), plans.ExitUsage)
+			return fail(stderr, fmt.Errorf("%s: %w", l.command.word, err), plans.ExitUsage)
 		}
 	}
-	settings := instance.LogSettings{Verbosity: l.Verbose, Format: "text"}
-	log := instance.NewLog(stderr, settings)
 	for _, name := range l.Names {
-		done, err := instance.Down(name, log, echo(log, settings, stderr))
+		done, err := do(name)
 		if err != nil {
 			fail(stderr, err, 0)
 			code = cmp.Or(code, instance.ExitCode(err))

@@ -51,8 +51,8 @@ type making struct {
 
 // running are the flags of who runs the tunnels.
 type running struct {
-	Confirm    time.Duration `name:"confirm" placeholder:"TIME" help:"Undo everything after this time, as in 60s, unless ipipou confirm comes before. Default: never." group:"Mode"`
-	AuthKeygen bool          `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
+	Confirm    *time.Duration `name:"confirm" placeholder:"TIME" help:"Undo everything after this time, as in 60s, unless ipipou confirm comes before. Default: never." group:"Mode"`
+	AuthKeygen bool           `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
 }
 
 type auditing struct {

@@ -54,6 +54,9 @@ func up(l *line, stdout, stderr io.Writer) int {
 		return 0
 	}
 	config, log, err := l.resolve(files, stderr)
+	if err == nil {
+		err = l.confirmable(config)
+	}
 	if err != nil {
 		return fail(stderr, err, plans.ExitUsage)
 	}
@@ -66,7 +69,10 @@ func up(l *line, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	in := &instance.Instance{Config: config, Log: log, Echo: echo(log, logSettings(config), stderr)}
+	in := &instance.Instance{Config: config, Log: log, Echo: echo(log, logSettings(config), stderr), Version: version()}
+	if l.Confirm != nil {
+		in.ConfirmWithin = *l.Confirm
+	}
 	ctx, again, stop := signals(func(s os.Signal) { log.Info(s.String() + ": ignored") })
 	defer stop()
 	in.Again = again

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -23,6 +24,8 @@ import (
 	"ipipou/runner"
 )
 
+var update = flag.Bool("update", false, "write what the scripts compare output with anew")
+
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"ipipou": func() {
 		runner.Path = os.Getenv("PATH") // the fakes are there
@@ -34,7 +37,7 @@ func TestMain(m *testing.M) {
 // down what they were called with, and fail when told to.
 func TestCLI(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/cli",
+		Dir: "testdata/cli", UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			fakes, err := os.ReadFile("testdata/cli/fake.sh")
 			if err != nil {

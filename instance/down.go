@@ -3,13 +3,10 @@ package instance
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -46,6 +43,7 @@ func Down(name string, log *slog.Logger, echo func(plans.Command)) (done string,
 		return "", err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
+	os.Remove(socketPath(dir, name)) // a dead one's
 	in.damaged(journal)
 	left := len(journal.Since(0))
 	if left > 0 {
@@ -92,34 +90,10 @@ func place(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, d := range []string{dir, filepath.Join(dir, name)} {
-		for _, ending := range []string{".lock", ".journal"} {
-			if _, err := os.Lstat(filepath.Join(d, name+ending)); err == nil {
-				return d, runner.Ready(d)
-			}
-		}
+	if t, found := find([]string{dir}, name); found {
+		return t.dir, runner.Ready(t.dir)
 	}
-	there := "no others either"
-	if names := instances(dir); len(names) > 0 {
-		there = "but " + strings.Join(names, ", ")
-	}
-	if fallback != nil {
-		there += fmt.Sprintf("; %v", fallback)
-	}
-	return "", fmt.Errorf("no such instance in %s (%s)", dir, there)
-}
-
-// instances are the names of those that have a lock or a journal in the directory.
-func instances(dir string) (names []string) {
-	for _, pattern := range []string{"*.lock", "*.journal", "*/*.lock", "*/*.journal"} {
-		found, _ := filepath.Glob(filepath.Join(dir, pattern)) // only a bad pattern is an error
-		for _, path := range found {
-			base := filepath.Base(path)
-			names = append(names, strings.TrimSuffix(base, filepath.Ext(base)))
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return "", noInstance([]string{dir}, fallback)
 }
 
 // stop asks the process that holds the lock to end, and waits for that. It returns its
@@ -130,12 +104,8 @@ func stop(path string) (pid int, err error) {
 		return 0, err
 	}
 	defer lock.Close()
-	text, err := io.ReadAll(io.LimitReader(lock, 20))
-	if err != nil {
+	if pid, err = pidIn(lock); err != nil {
 		return 0, err
-	}
-	if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil || pid <= 0 {
-		return 0, fmt.Errorf("%s names no process: it is starting or ending just now, try again", path)
 	}
 	process, err := unix.PidfdOpen(pid, 0) // from here on the number can't become another's
 	if err != nil {
@@ -200,7 +170,7 @@ func holds(pid int, lock *os.File) error {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	open, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("not permitted: process %d is another user's, run as root", pid)
+		return fmt.Errorf("not permitted: process %d is another user's, run as root (%w)", pid, err)
 	}
 	for _, f := range open {
 		if info, err := os.Stat(filepath.Join(dir, f.Name())); err == nil && os.SameFile(info, want) {

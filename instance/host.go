@@ -1,10 +1,13 @@
 package instance
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,16 +17,21 @@ import (
 	"ipipou/runner"
 )
 
-// A host is asked what is there. What several tunnels share is asked once.
+// A host is asked what is there. However many tunnels there are, it takes the same number
+// of commands.
 type host struct {
 	exec   runner.Exec
 	links  map[string]*link        // by name
 	states map[int]*datapath.State // by the number of the program
 }
 
+func newHost() *host {
+	return &host{exec: runner.Command(runner.DefaultTimeout), links: map[string]*link{}, states: map[int]*datapath.State{}}
+}
+
 // A link is what a tunnel's interface is found to be.
 type link struct {
-	backend string
+	backend plans.Backend // or Down, or Foreign
 	index   int
 
 	// With the kernel's drivers:
@@ -33,6 +41,13 @@ type link struct {
 	// With BPF:
 	state *datapath.State
 }
+
+// What carries an interface that none of the backends does: there is none, or of that
+// name there is another thing.
+const (
+	absent  plans.Backend = "down"
+	foreign plans.Backend = "foreign"
+)
 
 // A tunnel is the outer ends of a driver's interface. An address can be `any`.
 type tunnel struct {
@@ -49,80 +64,151 @@ type statistics struct {
 	Carrier                         uint64 `json:"carrier_errors"`
 }
 
-// link looks at the tunnel's interface.
-func (h *host) link(t plans.Tunnel) (*link, error) {
-	if l, known := h.links[t.Dev]; known {
-		return l, nil
-	}
-	l, err := h.look(t)
-	if err == nil {
-		h.links[t.Dev] = l
-	}
-	return l, err
+// A device is an interface as ip(8) prints it.
+type device struct {
+	Index int    `json:"ifindex"`
+	Name  string `json:"ifname"`
+	Info  struct {
+		Kind string          `json:"info_kind"`
+		Data json.RawMessage `json:"info_data"`
+	} `json:"linkinfo"`
+	Stats struct{ RX, TX statistics } `json:"stats64"`
 }
 
-func (h *host) look(t plans.Tunnel) (*link, error) {
-	var found []struct {
-		Index int `json:"ifindex"`
-		Info  struct {
-			Kind string          `json:"info_kind"`
-			Data json.RawMessage `json:"info_data"`
-		} `json:"linkinfo"`
-		Stats struct{ RX, TX statistics } `json:"stats64"`
+// look looks at the tunnels' interfaces.
+func (h *host) look(tunnels []plans.Tunnel) error {
+	byName := map[string]plans.Tunnel{}
+	for _, t := range tunnels {
+		byName[t.Dev] = t
 	}
-	err := h.ask(&found, "ip", "-d", "-s", "-j", "link", "show", "dev", t.Dev)
-	var step *runner.StepError
-	switch {
-	case errors.As(err, &step) && plans.Gone.Matches(step.Stderr):
-		return &link{backend: down}, nil
-	case err != nil:
-		return nil, err
-	case len(found) != 1:
-		return nil, fmt.Errorf("ip shows %d interfaces named %s", len(found), t.Dev)
+	devices, err := h.devices(slices.Sorted(maps.Keys(byName)))
+	if err != nil {
+		return err
 	}
-	l := &link{backend: foreign, index: found[0].Index}
-	switch found[0].Info.Kind {
-	case t.Kind():
-		l.backend = string(plans.Kernel)
-		l.rx, l.tx = found[0].Stats.RX, found[0].Stats.TX
-		if err := json.Unmarshal(found[0].Info.Data, &l.tunnel); err != nil {
-			return nil, fmt.Errorf("what ip shows of %s can't be read: %w", t.Dev, err)
-		}
-		for _, a := range []string{l.tunnel.Local, l.tunnel.Remote} {
-			if _, err := netip.ParseAddr(a); err != nil && a != "" && a != "any" {
-				return nil, fmt.Errorf("what ip shows of %s can't be read: %q is no address", t.Dev, a)
+	var tuns []plans.Tunnel // which may be ours
+	for name, t := range byName {
+		d, there := devices[name]
+		l := &link{backend: absent, index: d.Index}
+		h.links[name] = l
+		switch {
+		case !there:
+		case d.Info.Kind == t.Kind():
+			if err := l.driven(d); err != nil {
+				return err
+			}
+		default:
+			l.backend = foreign
+			if d.Info.Kind == "tun" {
+				tuns = append(tuns, t)
 			}
 		}
-	case "tun":
-		program, err := h.egress(t)
-		if err != nil || program == 0 {
-			return l, err
+	}
+	slices.SortFunc(tuns, func(a, b plans.Tunnel) int { return cmp.Compare(a.Dev, b.Dev) })
+	programs, err := h.egress(tuns)
+	if err != nil {
+		return err
+	}
+	for i, program := range programs {
+		if program == 0 {
+			continue
 		}
-		l.backend = string(plans.BPF)
+		l := h.links[tuns[i].Dev]
+		l.backend = plans.BPF
 		if l.state, err = h.state(program); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return l, nil
+	return nil
 }
 
-// egress is the number of our program on the TUN device, 0 if there is none. The pins
-// don't tell it: they may be in another mount namespace.
-func (h *host) egress(t plans.Tunnel) (program int, err error) {
-	var filters []struct {
-		Kind    string
-		Options struct {
-			Handle  string
-			Program struct{ ID int } `json:"prog"`
+// devices are the host's interfaces of these names: of one it is asked for that, of
+// several for all that it has, in one go.
+func (h *host) devices(names []string) (map[string]device, error) {
+	var found []device
+	argv := []string{"ip", "-d", "-s", "-j", "link", "show"}
+	if len(names) == 1 {
+		argv = append(argv, "dev", names[0])
+	}
+	err := h.ask(&found, argv...)
+	var step *runner.StepError
+	switch {
+	case len(names) == 1 && errors.As(err, &step) && plans.Gone.Matches(step.Stderr):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case len(names) == 1 && len(found) != 1:
+		return nil, fmt.Errorf("ip shows %d interfaces named %s", len(found), names[0])
+	case len(names) == 1:
+		return map[string]device{names[0]: found[0]}, nil
+	}
+	devices := map[string]device{}
+	for _, d := range found {
+		devices[d.Name] = d
+	}
+	return devices, nil
+}
+
+// driven takes over what ip(8) says of a driver's interface.
+func (l *link) driven(d device) error {
+	l.backend, l.rx, l.tx = plans.Kernel, d.Stats.RX, d.Stats.TX
+	if err := json.Unmarshal(d.Info.Data, &l.tunnel); err != nil {
+		return fmt.Errorf("what ip shows of %s can't be read: %w", d.Name, err)
+	}
+	for _, a := range []string{l.tunnel.Local, l.tunnel.Remote} {
+		if _, err := netip.ParseAddr(a); err != nil && a != "" && a != "any" {
+			return fmt.Errorf("what ip shows of %s can't be read: %q is no address", d.Name, a)
 		}
 	}
-	err = h.ask(&filters, "tc", "-j", "filter", "show", "dev", t.Dev, "egress")
-	for _, f := range filters {
-		if f.Kind == "bpf" && f.Options.Handle == t.FilterHandle() {
-			return f.Options.Program.ID, err
+	return nil
+}
+
+// A filter is one of tc(8)'s.
+type filter struct {
+	Kind    string
+	Options struct {
+		Handle  string
+		Program struct{ ID int } `json:"prog"`
+	}
+}
+
+// egress are the numbers of our programs on the TUN devices, 0 where there is none. The
+// pins don't tell them: they may be in another mount namespace.
+func (h *host) egress(tunnels []plans.Tunnel) (programs []int, err error) {
+	show := func(t plans.Tunnel) []string { return []string{"filter", "show", "dev", t.Dev, "egress"} }
+	lists := make([][]filter, len(tunnels))
+	switch len(tunnels) {
+	case 0:
+		return nil, nil
+	case 1:
+		err = h.ask(&lists[0], append([]string{"tc", "-j"}, show(tunnels[0])...)...)
+	default:
+		var batch strings.Builder
+		for _, t := range tunnels {
+			fmt.Fprintln(&batch, strings.Join(show(t), " "))
+		}
+		err = h.run(plans.Command{Argv: []string{"tc", "-j", "-batch", "-"}, Stdin: batch.String()}, func(out string) error {
+			d := json.NewDecoder(strings.NewReader(out)) // a list for each
+			for i := range lists {
+				if err := d.Decode(&lists[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	programs = make([]int, len(tunnels))
+	for i, t := range tunnels {
+		for _, f := range lists[i] {
+			if f.Kind == "bpf" && f.Options.Handle == t.FilterHandle() {
+				programs[i] = f.Options.Program.ID
+				break
+			}
 		}
 	}
-	return 0, err
+	return programs, nil
 }
 
 // state reads the maps of a program.
@@ -163,13 +249,17 @@ func (h *host) state(program int) (*datapath.State, error) {
 	return &s, nil
 }
 
-// ask runs a command that prints JSON.
+// ask runs a command that prints one JSON document.
 func (h *host) ask(into any, argv ...string) error {
-	c := plans.Command{Argv: argv}
+	return h.run(plans.Command{Argv: argv}, func(out string) error { return json.Unmarshal([]byte(out), into) })
+}
+
+// run runs a command that only looks, and reads what it prints.
+func (h *host) run(c plans.Command, read func(out string) error) error {
 	stdout, stderr, err := h.exec(c)
 	if err == nil {
-		if err := json.Unmarshal([]byte(stdout), into); err != nil {
-			return fmt.Errorf("what `%s` prints can't be read: %w", c, err)
+		if err := read(stdout); err != nil {
+			return fmt.Errorf("what `%s` prints can't be read: %w", strings.Join(c.Argv, " "), err)
 		}
 		return nil
 	}
@@ -178,7 +268,24 @@ func (h *host) ask(into any, argv ...string) error {
 		stderr = said.Error
 	}
 	if strings.Contains(stderr, "Operation not permitted") {
-		return fmt.Errorf("not permitted: run as root, who alone may read BPF maps (%s)", c)
+		return fmt.Errorf("not permitted: run as root, who alone may read BPF maps (%s)", strings.Join(c.Argv, " "))
 	}
 	return &runner.StepError{Command: c, Stderr: stderr, Err: err}
 }
+
+// gateDrops is how many packets an nft gate has dropped since it was made, as far as it
+// counts them and we may know.
+func (h *host) gateDrops(table string) (dropped uint64) {
+	out, _, err := h.exec(plans.Command{Argv: []string{"nft", "list", "chain", "ip", table, "gate"}})
+	if err != nil {
+		return 0
+	}
+	for _, m := range countedDrop.FindAllStringSubmatch(out, -1) {
+		n, _ := strconv.ParseUint(m[1], 10, 64) // digits; what is too much for it is the largest
+		dropped += n
+	}
+	return dropped
+}
+
+// countedDrop finds the counters of rules that drop, as nft(8) lists them.
+var countedDrop = regexp.MustCompile(`counter packets (\d+) bytes \d+ drop`)

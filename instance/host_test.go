@@ -4,9 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"unicode"
 
-	"ipipou/datapath"
 	"ipipou/plans"
 )
 
@@ -57,22 +55,27 @@ func FuzzHost(f *testing.F) {
 			}
 			return stdout, "", nil
 		}
-		h := &host{exec: answer, links: map[string]*link{}, states: map[int]*datapath.State{}}
-		rows, err := h.rows(tunnel)
-		if err != nil {
-			if text := err.Error(); text == "" || strings.ContainsAny(text, "\n\r") {
-				t.Errorf("error %q", text)
-			}
-			return
+		h := newHost()
+		h.exec = answer
+		var r Report
+		r.look(h, plans.Config{Tunnels: []plans.Tunnel{tunnel}}, nil)
+		if text := r.Fault; strings.ContainsAny(text, "\n\r") {
+			t.Errorf("error %q", text)
 		}
-		if len(rows) != 1 {
-			t.Fatalf("%d rows", len(rows))
+		if len(r.Tunnels) != 1 {
+			t.Fatalf("%d tunnels", len(r.Tunnels))
 		}
-		r := rows[0]
-		for _, cell := range []string{r.tunnel, r.backend, r.local, r.peer, r.inner, r.rxPackets, r.rxBytes, r.txPackets, r.txBytes} {
-			if strings.ContainsFunc(cell, func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }) {
-				t.Errorf("the cell %q is not a word", cell)
+		// One line each, and below the heading as many words, but for the drops.
+		var b strings.Builder
+		Style{}.table(&b, r)
+		lines = strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+		for _, line := range lines[:2] {
+			if n := len(strings.Fields(line)); n < len(columns) || line == lines[0] && n != len(columns) {
+				t.Errorf("%d words in %q", n, line)
 			}
+		}
+		if r.Fault == "" && len(lines) > 3 {
+			t.Errorf("lines %q", lines)
 		}
 	})
 }

@@ -26,10 +26,20 @@ type Instance struct {
 	Echo func(plans.Command)
 	// Again makes clients authenticate anew (SIGUSR1).
 	Again <-chan struct{}
+	// Version is what reports say of this program.
+	Version string
+	// ConfirmWithin is how long after the start all is undone, unless it is confirmed (see
+	// Confirm); 0: never.
+	ConfirmWithin time.Duration
 
-	run   *runner.Runner
-	board *board
-	hooks *stateHooks
+	run     *runner.Runner
+	board   *board
+	hooks   *stateHooks
+	started time.Time // since when the instance is up
+	confirm confirmation
+	reports sharing
+	// drift is what should be there and is not, a line each; nil: that is not looked for.
+	drift func() []string
 	dir   string               // of the journal
 	asked map[string]plans.Var // facts that may change, by name
 	named chan struct{}        // the name of a tunnel's other end stands for another address
@@ -76,6 +86,11 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	if err := in.decide(ctx); err != nil {
 		return err
 	}
+	served, err := in.listenMetrics()
+	if err != nil {
+		return err
+	}
+	defer served.close()
 	ports, err := in.reserve()
 	if err != nil {
 		return err
@@ -86,7 +101,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	}
 	in.confine(true)
 	debug.FreeOSMemory() // the plan of many tunnels took some, and may be the last for days
-	err = in.serve(ctx)
+	err = in.answering(served, func() error { return in.serve(ctx) })
 	in.Log.Info("cleaning up")
 	return errors.Join(err, in.run.Undo())
 }
@@ -280,6 +295,11 @@ func (in *Instance) serve(ctx context.Context) error {
 		})
 	}
 	all.Go(func() { in.triggers(ctx, clients, movers, fail) })
+	all.Go(func() {
+		if err := in.confirm.wait(ctx); err != nil {
+			fail(err)
+		}
+	})
 	if listening == nil {
 		// Clients make little garbage, so that a thousand of them collect it once in some
 		// seconds at most, and what it takes meanwhile is less.

@@ -41,7 +41,7 @@ func Resolve(configs []string, files []File, flags Settings, read Files) (Config
 		LogTime:    !r.flag("no-log-time"),
 		LogPID:     !r.flag("no-log-pid"),
 		LogFormat:  cmp.Or(r.text("log-format"), "text"),
-		Metrics:    r.text("metrics"),
+		Metrics:    r.metrics(),
 		ReauthOnly: r.flag("reauth-only"),
 	}
 	if !slices.Contains([]string{"text", "logfmt", "json"}, c.LogFormat) {

@@ -23,3 +23,12 @@ func (t Tunnel) Peers() []int {
 // Protocol is the IP protocol of the tunnel's outer packets without UDP (IANA's numbers);
 // 0 if it is more than one.
 func (t Tunnel) Protocol() int { return t.how().proto }
+
+// GateTable is the name of the nft table that is the gate of the servers, whose packets it
+// drops in the chain gate; "" if none has such a one.
+func (c Config) GateTable() string {
+	if len(c.gated()) == 0 {
+		return ""
+	}
+	return c.table()
+}

@@ -18,16 +18,33 @@ const RunDir = "/run/ipipou"
 // tool's unit has ProtectSystem=strict and no RuntimeDirectory), it is one of
 // our own in the directory for temporary files, and fallback is the reason.
 func Dir() (dir string, fallback error, err error) {
-	for _, name := range []string{"IPIPOU_RUN_DIR", "RUNTIME_DIRECTORY"} {
-		if dir = filepath.SplitList(os.Getenv(name) + ":")[0]; dir != "" {
-			return dir, nil, Ready(dir)
+	choice := candidates()
+	err = Ready(choice[0])
+	if err == nil || len(choice) == 1 {
+		return choice[0], nil, err
+	}
+	return choice[1], err, Ready(choice[1])
+}
+
+// Dirs are the directories that Dir would choose from, for who only looks: those that are
+// there, and that nobody but root and this user can have written to.
+func Dirs() (dirs []string) {
+	for _, dir := range candidates() {
+		if own(dir) == nil {
+			dirs = append(dirs, dir)
 		}
 	}
-	if fallback = Ready(RunDir); fallback == nil {
-		return RunDir, nil, nil
+	return dirs
+}
+
+// candidates are the one that is given or else, in this order, those that are taken for want of one.
+func candidates() []string {
+	for _, name := range []string{"IPIPOU_RUN_DIR", "RUNTIME_DIRECTORY"} {
+		if dir := filepath.SplitList(os.Getenv(name) + ":")[0]; dir != "" {
+			return []string{dir}
+		}
 	}
-	dir = ownDir()
-	return dir, fallback, Ready(dir)
+	return []string{RunDir, ownDir()}
 }
 
 // Ready makes the directory, and refuses one that others could write to: undos
@@ -36,6 +53,14 @@ func Ready(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if err := own(dir); err != nil {
+		return err
+	}
+	return unix.Access(dir, unix.W_OK|unix.X_OK)
+}
+
+// own refuses a directory that others can write to.
+func own(dir string) error {
 	// Not Lstat: what systemd preserves for a dynamic user is behind a link.
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -45,7 +70,7 @@ func Ready(dir string) error {
 	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 || owner != 0 && int(owner) != os.Getuid() {
 		return fmt.Errorf("%s: want a directory of our own that nobody else can write", dir)
 	}
-	return unix.Access(dir, unix.W_OK|unix.X_OK)
+	return nil
 }
 
 // Left tells whether the instance of that name runs, and whether its journal is there,
