@@ -153,15 +153,17 @@ func (l *line) reports(stderr io.Writer) (func() ([]instance.Report, error), err
 		}
 		name = config.Name
 	}
+	known := false // it is looked at again and again, and comes and goes
 	return func() ([]instance.Report, error) {
 		r := instance.Ask(name)
 		if r.Daemon == instance.Running {
+			known = true
 			return []instance.Report{r}, nil
 		}
 		if config == nil {
 			switch err := resolve(); {
 			case err == nil:
-			case r.Daemon == instance.Absent:
+			case r.Daemon == instance.Absent && !known:
 				return nil, fmt.Errorf("%s: no such instance, and %w", name, err)
 			default: // it was started with flags alone, or from elsewhere
 				config = nil

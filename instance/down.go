@@ -169,13 +169,17 @@ func holds(pid int, lock *os.File) error {
 	}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	open, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("not permitted: process %d is another user's, run as root (%w)", pid, err)
-	}
 	for _, f := range open {
-		if info, err := os.Stat(filepath.Join(dir, f.Name())); err == nil && os.SameFile(info, want) {
+		info, failed := os.Stat(filepath.Join(dir, f.Name()))
+		if failed == nil && os.SameFile(info, want) {
 			return nil
 		}
+		if errors.Is(failed, fs.ErrPermission) { // it has privileges that we have not
+			err = failed
+		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("not permitted: process %d is another user's, run as root (%w)", pid, err)
 	}
 	return fmt.Errorf("process %d does not hold %s, though somebody does: it is left alone (was it started in a container?)", pid, lock.Name())
 }

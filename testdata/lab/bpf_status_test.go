@@ -20,7 +20,8 @@ type statusRow struct {
 func status(t testing.TB, ns *NS, args ...string) map[string]statusRow {
 	t.Helper()
 	out := ns.Run(t, append([]string{Bin(t), "status"}, args...)...)
-	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	_, table, _ := strings.Cut(out, "\n") // behind the line about the instance
+	lines := strings.Split(strings.TrimSuffix(table, "\n"), "\n")
 	names := strings.Fields(lines[0])
 	rows := map[string]statusRow{}
 	for _, line := range lines[1:] {
@@ -93,7 +94,7 @@ func TestBPFStatus(t *testing.T) {
 	at := func(peer, inner string) map[string]string {
 		return map[string]string{"BACKEND": "bpf", "LOCAL": SrvAddr + ":10000", "PEER": peer, "INNER": inner}
 	}
-	want := map[string]string{"BACKEND": "down", "LOCAL": ":10000@s0", "PEER": "-", "INNER": "172.28.0.0>172.28.0.1", "RX-BYTES": "-"}
+	want := map[string]string{"STATE": "down", "LOCAL": ":10000@s0", "PEER": "-", "INNER": "172.28.0.0>172.28.0.1", "RX-BYTES": "-"}
 	if rows := of(p.Srv, 0); len(rows) != 2 {
 		t.Errorf("before the start: %v", rows)
 	} else {
