@@ -94,23 +94,27 @@ func plain(s string) string {
 
 // heading is the instance's line.
 func (s Style) heading(r Report) string {
-	said := ""
+	name, said := plain(r.Name), ""
 	switch r.Daemon {
 	case Running:
 		said = fmt.Sprintf("%s as process %d, started %s", s.Colours.Good("running"), r.PID, s.ago(r.Started))
 		said += words(", backend ", r.Backend) + words(", ipipou ", r.Version)
 	case Silent:
-		said = s.Colours.Doubtful("daemon does not answer") + fmt.Sprintf(" (process %d): %s", r.PID, plain(r.Why))
+		said = s.Colours.Doubtful("daemon does not answer")
+		if r.PID != 0 { // who may not read the lock does not know
+			said += fmt.Sprintf(" (process %d)", r.PID)
+		}
+		said += ": " + plain(r.Why)
 	case Dead:
-		said = s.Colours.Bad("daemon not running") + ": it died and has left things behind, which the next start undoes, or: ipipou down " + r.Name
+		said = s.Colours.Bad("daemon not running") + ": it died and has left things behind, which the next start undoes, or: ipipou down " + name
 	default:
 		said = s.Colours.Bad("daemon not running")
 	}
 	if !r.ConfirmBy.IsZero() {
 		left := max(0, r.ConfirmBy.Sub(s.Now)).Round(time.Second)
-		said += "\n" + s.Colours.Doubtful(fmt.Sprintf("to be confirmed within %s, or all is undone:", left)) + " ipipou confirm " + r.Name
+		said += "\n" + s.Colours.Doubtful(fmt.Sprintf("to be confirmed within %s, or all is undone:", left)) + " ipipou confirm " + name
 	}
-	return s.Colours.Strong(plain(r.Name)) + ": " + said
+	return s.Colours.Strong(name) + ": " + said
 }
 
 // words are a text behind its introduction, nothing without it.
