@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,6 +72,12 @@ func (r statusRow) counts(t testing.TB, before statusRow, want [4]int, drops map
 			t.Errorf("%s: %s grew by %d, want %d", r.cell["TUNNEL"], column, n, want[i])
 		}
 	}
+	r.dropped(t, before, drops)
+}
+
+// dropped checks what has been dropped since the row was as before.
+func (r statusRow) dropped(t testing.TB, before statusRow, drops map[string]int) {
+	t.Helper()
 	grown := map[string]int{}
 	for reason, n := range r.drops {
 		if n != before.drops[reason] {
@@ -143,7 +151,7 @@ func TestBPFStatus(t *testing.T) {
 	}
 	after["ipipou0/0"].counts(t, before["ipipou0/0"], [4]int{7, 2800, 3, 900}, map[string]int{"stranger": 2})
 	after["ipipou0/1"].counts(t, before["ipipou0/1"], [4]int{5, 2000, 0, 0}, map[string]int{"stranger": 1})
-	after["nobody"].counts(t, before["nobody"], [4]int{}, map[string]int{"source": 2, "no-data": 1, "fragment": 1})
+	after["nobody"].dropped(t, before["nobody"], map[string]int{"source": 2, "no-data": 1, "fragment": 1})
 	of(p.C1, 1)["ipipou0"].counts(t, client["ipipou0"], [4]int{3, 900, 7, 2800}, map[string]int{})
 
 	// Nor does it take the daemon, or another's configuration for this one.
@@ -152,12 +160,98 @@ func TestBPFStatus(t *testing.T) {
 		t.Errorf("after the daemon was killed: %v, want %v", rows, after)
 	}
 	other := status(t, p.Srv, "--static", "--fou-local", SrvAddr, "--fou-remote", RtrAddr, "--tunl-ip", "10.9.0.1/30")
-	other["ipipou0"].isAt(t, map[string]string{"BACKEND": "foreign", "PEER": "-", "RX-PACKETS": "-"})
+	other["ipipou0"].isAt(t, map[string]string{"STATE": "foreign", "PEER": "-", "RX-PACKETS": "-"})
 	p.startServer(t)
 	stop(t, p.client[0], p.client[1], p.server)
-	if rows := of(p.Srv, 0); rows["ipipou0/0"].cell["BACKEND"] != "down" {
+	if rows := of(p.Srv, 0); rows["ipipou0/0"].cell["STATE"] != "down" {
 		t.Errorf("after the end: %v", rows)
 	}
+}
+
+// A report is what a test reads of `ipipou status --json`.
+type report struct {
+	Name, Daemon, Backend string
+	Tunnels               []struct {
+		Tunnel, State, Local, Peer string
+		Since, Bound               time.Time
+		Authenticated              time.Time
+		Traffic                    struct {
+			RXPackets int `json:"rx_packets"`
+			RXBytes   int `json:"rx_bytes"`
+			TXPackets int `json:"tx_packets"`
+			TXBytes   int `json:"tx_bytes"`
+		}
+		Drops, Refused map[string]int
+	}
+	Nobody struct{ Drops, Refused map[string]int }
+}
+
+// report is what the instance of that name says of itself.
+func (p *pair) report(t testing.TB, ns *NS, name string) report {
+	t.Helper()
+	out := ns.Run(t, "env", "IPIPOU_RUN_DIR="+filepath.Join(p.dir, ns.Name)+"/run", Bin(t), "status", name, "--json")
+	var document struct{ Instances []report }
+	if err := json.Unmarshal([]byte(out), &document); err != nil || len(document.Instances) != 1 {
+		t.Fatalf("%v in\n%s", err, out)
+	}
+	return document.Instances[0]
+}
+
+// A living instance knows more: who is bound since when, and who was refused, for what reason. Its metrics say the same.
+func TestBPFReport(t *testing.T) {
+	t.Parallel()
+	p := newHub(t)
+	edit(t, p.config[0], "server = true\n", "server = true\nmetrics = \"127.0.0.1:9586\"\n")
+	p.startServer(t)
+	begun := time.Now().Add(-time.Second) // reports have whole seconds
+	p.startClient(t, 0)
+	r := p.report(t, p.Srv, "server")
+	if r.Daemon != "running" || r.Backend != "bpf" || len(r.Tunnels) != 2 {
+		t.Fatalf("%+v", r)
+	}
+	bound, waiting := r.Tunnels[0], r.Tunnels[1]
+	if bound.State != "up" || bound.Peer != RtrAddr+":10000" || bound.Bound.Before(begun) || bound.Authenticated.Before(bound.Bound) {
+		t.Errorf("bound: %+v", bound)
+	}
+	if waiting.State != "waiting" || waiting.Peer != "" || !waiting.Bound.IsZero() || !waiting.Authenticated.IsZero() {
+		t.Errorf("waiting: %+v", waiting)
+	}
+	if c := p.report(t, p.C1, "client0"); c.Tunnels[0].State != "up" || c.Tunnels[0].Peer != SrvAddr+":10000" || c.Tunnels[0].Authenticated.Before(begun) {
+		t.Errorf("client: %+v", c)
+	}
+
+	inner, from := p.Srv.ListenUDP(t, "172.28.0.0:2000"), p.server.Len()
+	for range 7 {
+		p.C1.sendPackets(t, IPv4UDP("172.28.0.1:1000", "172.28.0.0:2000", make([]byte, 372)))
+		receiveOne(t, inner)
+	}
+	p.Bad.SendUDP(t, BadAddr+":4444", SrvAddr+":10000", make([]byte, 73))
+	p.Bad.SendUDP(t, BadAddr+":4445", SrvAddr+":10000", make([]byte, 50))
+	p.server.WaitLogFrom(t, from, `:4445 refused`, commandTimeout)
+	p.server.WaitLogFrom(t, from, `:4444 refused`, commandTimeout)
+	after := p.report(t, p.Srv, "server")
+	now, before := after.Tunnels[0].Traffic, bound.Traffic
+	if now.RXPackets != before.RXPackets+7 || now.RXBytes != before.RXBytes+2800 {
+		t.Errorf("%+v, were %+v", now, before)
+	}
+	if n := after.Nobody.Refused; n["signature"] != 1 || n["length"] != 1 {
+		t.Errorf("refused %v", n)
+	}
+	if n := after.Nobody.Drops["no-data"] - r.Nobody.Drops["no-data"]; n != 2 {
+		t.Errorf("%d authentications were dropped behind the packet socket, want 2", n)
+	}
+	served := p.Srv.Run(t, "sh", "-c", `printf 'GET /metrics HTTP/1.0\r\n\r\n' | socat -t 20 - tcp:127.0.0.1:9586`)
+	for _, line := range []string{
+		`ipipou_tunnel_up{tunnel="ipipou0/0",device="ipipou0"} 1`,
+		`ipipou_tunnel_up{tunnel="ipipou0/1",device="ipipou0"} 0`,
+		fmt.Sprintf(`ipipou_tunnel_receive_packets_total{tunnel="ipipou0/0",device="ipipou0"} %d`, now.RXPackets),
+		`ipipou_auth_refused_total{tunnel="nobody",reason="signature"} 1`,
+	} {
+		if !strings.Contains(served, "\n"+line+"\n") {
+			t.Errorf("no %s in\n%s", line, served)
+		}
+	}
+	stop(t, p.client[0], p.server)
 }
 
 // With the kernel's drivers it is their interfaces that tell.
@@ -171,7 +265,7 @@ func TestKernelStatus(t *testing.T) {
 	before["ipipou0"].isAt(t, map[string]string{
 		"BACKEND": "kernel", "LOCAL": SrvAddr + ":10000", "PEER": RtrAddr + ":10000", "INNER": "172.28.0.0>172.28.0.1",
 	})
-	before["ipipou1"].isAt(t, map[string]string{"BACKEND": "down", "LOCAL": ":10001@s0", "PEER": "-", "INNER": "172.28.0.2>172.28.0.3"})
+	before["ipipou1"].isAt(t, map[string]string{"STATE": "down", "LOCAL": ":10001@s0", "PEER": "-", "INNER": "172.28.0.2>172.28.0.3"})
 	inner := p.Srv.ListenUDP(t, "172.28.0.0:2000")
 	for range 7 {
 		p.C1.sendPackets(t, IPv4UDP("172.28.0.1:1000", "172.28.0.0:2000", make([]byte, 372)))
