@@ -71,14 +71,9 @@ type control struct {
 	listener *net.UnixListener
 }
 
-// listen makes the socket. One that is there was left by a dead instance, for the lock
-// is ours.
-func (in *Instance) listen() (*control, error) {
-	c := &control{in: in, path: socketPath(in.dir, in.Config.Name)}
-	err := removed(c.path)
-	if err != nil {
-		return nil, err
-	}
+// listen makes the socket.
+func (in *Instance) listen() (c *control, err error) {
+	c = &control{in: in, path: socketPath(in.dir, in.Config.Name)}
 	c.listener, err = listenUnix(c.path)
 	return c, err
 }
@@ -163,6 +158,7 @@ func (c *control) answer(conn *net.UnixConn) {
 	default:
 		r := c.in.reports.report(c.in.report)
 		a.Status = &r
+		defer r.forget()
 	}
 	conn.SetDeadline(time.Now().Add(answerTime))
 	if err := json.NewEncoder(conn).Encode(a); err != nil {

@@ -43,7 +43,9 @@ func Down(name string, log *slog.Logger, echo func(plans.Command)) (done string,
 		return "", err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
-	os.Remove(socketPath(dir, name)) // a dead one's
+	if err := removed(socketPath(dir, name)); err != nil {
+		return "", err
+	}
 	in.damaged(journal)
 	left := len(journal.Since(0))
 	if left > 0 {

@@ -140,10 +140,15 @@ func (in *Instance) journal() (*runner.Journal, error) {
 	}
 	in.dir = dir
 	j, err := runner.OpenJournal(dir, in.Config.Name)
-	if err == nil {
-		in.damaged(j)
+	if err != nil {
+		return nil, err
 	}
-	return j, err
+	in.damaged(j)
+	// The lock is ours: whose socket is there is dead.
+	if err := removed(socketPath(dir, in.Config.Name)); err != nil {
+		return nil, errors.Join(err, j.Close())
+	}
+	return j, nil
 }
 
 // damaged names what can't be undone, as errors: by default nothing less is shown.

@@ -83,7 +83,9 @@ func (m metrics) serve(log *slog.Logger, report func() Report) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		var b bytes.Buffer
-		expose(&b, report())
+		r := report()
+		defer r.forget()
+		expose(&b, r)
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		w.Write(b.Bytes())
 	})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -297,6 +298,14 @@ func shown(a netip.AddrPort) string {
 		return a.Addr().String()
 	}
 	return a.String()
+}
+
+// forget gives back the memory that it took to make and to send a large report, which may
+// be the last for days.
+func (r *Report) forget() {
+	if len(r.Tunnels) > 100 {
+		debug.FreeOSMemory()
+	}
 }
 
 // A sharing lets those who want the report while it is being made have the same one.

@@ -186,10 +186,15 @@ type report struct {
 	Nobody struct{ Drops, Refused map[string]int }
 }
 
-// report is what the instance of that name says of itself.
 func (p *pair) report(t testing.TB, ns *NS, name string) report {
 	t.Helper()
-	out := ns.Run(t, "env", "IPIPOU_RUN_DIR="+filepath.Join(p.dir, ns.Name)+"/run", Bin(t), "status", name, "--json")
+	return instanceReport(t, p.dir, ns, name)
+}
+
+// instanceReport is what the instance of that name says of itself.
+func instanceReport(t testing.TB, dir string, ns *NS, name string) report {
+	t.Helper()
+	out := ns.Run(t, "env", "IPIPOU_RUN_DIR="+filepath.Join(dir, ns.Name)+"/run", Bin(t), "status", name, "--json")
 	var document struct{ Instances []report }
 	if err := json.Unmarshal([]byte(out), &document); err != nil || len(document.Instances) != 1 {
 		t.Fatalf("%v in\n%s", err, out)

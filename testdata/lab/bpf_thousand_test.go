@@ -75,6 +75,16 @@ func TestBPFThousand(t *testing.T) {
 		t.Errorf("%d ms of CPU in two idle seconds", 10*used)
 	}
 	lean(t, server.Pid())
+	up := 0
+	for _, tunnel := range instanceReport(t, dir, w.srv, "thousand").Tunnels {
+		if tunnel.State == "up" {
+			up++
+		}
+	}
+	if up != 3 {
+		t.Errorf("%d of the reported tunnels are up, want 3", up)
+	}
+	lean(t, server.Pid()) // and gives back what it took to say so
 	stop(t, procs...)
 	sameStates(t, "in the end", dir, before)
 }
