@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -243,4 +245,43 @@ func TestSharing(t *testing.T) {
 			t.Errorf("a report was kept, and is not what is so now: looked %d times", n)
 		}
 	})
+}
+
+// Each field of the JSON is documented, and nothing else is.
+func TestReportDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/status.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, m[1])
+	}
+	if d := cmp.Diff(jsonPaths("", reflect.TypeFor[Report]()), documented); d != "" {
+		t.Error(d)
+	}
+}
+
+// jsonPaths are the fields of a struct as encoding/json has them, in their order.
+func jsonPaths(above string, of reflect.Type) (paths []string) {
+	for i := range of.NumField() {
+		f := of.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		kind, path := f.Type, above+name
+		if kind.Kind() == reflect.Slice {
+			kind, path = kind.Elem(), path+"[]"
+		}
+		if kind.Kind() == reflect.Pointer {
+			kind = kind.Elem()
+		}
+		switch {
+		case f.Anonymous:
+			paths = append(paths, jsonPaths(above, kind)...)
+		case kind.Kind() == reflect.Struct && kind != reflect.TypeFor[time.Time]():
+			paths = append(paths, jsonPaths(path+".", kind)...)
+		default:
+			paths = append(paths, above+name)
+		}
+	}
+	return paths
 }
