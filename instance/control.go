@@ -106,11 +106,16 @@ func listenUnix(path string) (*net.UnixListener, error) {
 	return unixListener, nil
 }
 
-// short is a name for a socket that fits into its address of 108 bytes (unix(7)): a longer
-// one goes by its open directory. It is good until done is called.
+// short is a name for a socket that fits into its address of 108 bytes (unix(7)): where its
+// directory's is too long, it goes by that, opened. It is good until done is called.
 func short(path string) (name string, done func(), err error) {
-	if len(path) < len(unix.RawSockaddrUnix{}.Path) {
+	const room = len(unix.RawSockaddrUnix{}.Path)
+	const base = room - len("/proc/self/fd/1234567890/") - 1
+	if len(path) < room {
 		return path, func() {}, nil
+	}
+	if len(filepath.Base(path)) > base {
+		return "", nil, fmt.Errorf("socket %s: its name has more than %d bytes", path, base)
 	}
 	dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

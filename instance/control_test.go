@@ -128,14 +128,14 @@ func TestSocketMode(t *testing.T) {
 
 // Also of a name that is too long for a socket's address, but not for a file.
 func TestLongSocket(t *testing.T) {
-	for name, fits := range map[string]bool{strings.Repeat("n", 80): true, strings.Repeat("n", 250): false} {
+	for name, fits := range map[string]bool{strings.Repeat("n", 77): true, strings.Repeat("n", 78): false} {
 		in := &Instance{Config: plans.Config{Name: name}, Log: slog.New(slog.DiscardHandler), dir: filepath.Join(t.TempDir(), strings.Repeat("d", 60))}
 		if err := os.Mkdir(in.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		c, err := in.listen()
 		if !fits {
-			if err == nil || strings.Contains(err.Error(), "/proc/") || !strings.Contains(err.Error(), in.dir) {
+			if err == nil || !strings.HasSuffix(err.Error(), ".sock: its name has more than 82 bytes") {
 				t.Errorf("a name that is too long: %v", err)
 			}
 			continue
