@@ -131,7 +131,9 @@ var families = []family{
 		add(1, "role", t.Role, "mode", string(t.Mode), "encap", string(t.Encap), "backend", string(t.Backend))
 	})},
 	{"ipipou_tunnel_up", "gauge", "1 if the tunnel's peer is bound, or has answered, and has not been lost since, else 0.", tunnels(func(t TunnelReport, add func(float64, ...string)) {
-		add(truth(t.State == Up))
+		if t.State != "" {
+			add(truth(t.State == Up))
+		}
 	})},
 	{"ipipou_tunnel_bound_timestamp_seconds", "gauge", "Since when the tunnel leads to the peer's present address, in Unix time.", tunnels(func(t TunnelReport, add func(float64, ...string)) {
 		if !t.Bound.IsZero() {

@@ -111,6 +111,12 @@ func (in *Instance) report() Report {
 	}
 	r.look(newHost(), in.Config, in.values())
 	standings := in.board.standings()
+	for _, t := range in.Config.Tunnels {
+		if s := standings[t.Title()]; deaf(t) && s.State == Waiting {
+			s.State, s.Since = "", time.Time{} // it would wait for ever
+			standings[t.Title()] = s
+		}
+	}
 	for i := range r.Tunnels {
 		r.Tunnels[i].stands(standings[r.Tunnels[i].Tunnel])
 	}
@@ -119,6 +125,11 @@ func (in *Instance) report() Report {
 		r.Drift = in.drift()
 	}
 	return r
+}
+
+// deaf reports whether nobody tells a client that it is let in, and it does not look.
+func deaf(t plans.Tunnel) bool {
+	return t.Role == plans.Client && !t.Auth.Reply && t.Monitor == plans.NoMonitor
 }
 
 // second is a time as reports have it.

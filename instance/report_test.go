@@ -168,6 +168,28 @@ func TestStands(t *testing.T) {
 	}
 }
 
+// A client that nobody answers does not wait for what never comes; it has no state.
+func TestDeaf(t *testing.T) {
+	for _, c := range []struct {
+		tunnel plans.Tunnel
+		want   bool
+	}{
+		{plans.Tunnel{}, true},
+		{plans.Tunnel{Auth: plans.Auth{Reply: true}}, false},
+		{plans.Tunnel{Monitor: plans.MonitorPing}, false},
+		{plans.Tunnel{Role: plans.Server}, false},
+		{plans.Tunnel{Role: plans.Static}, false},
+	} {
+		if deaf(c.tunnel) != c.want {
+			t.Errorf("%+v: %t", c.tunnel, !c.want)
+		}
+	}
+	r := TunnelReport{}
+	if r.stands(standing{}); r.State != "" || !r.Since.IsZero() {
+		t.Errorf("%+v", r)
+	}
+}
+
 // However many tunnels there are, the host is asked as often, and those who ask at once
 // share what it says.
 func TestFewCommands(t *testing.T) {
