@@ -53,7 +53,7 @@ var commands = []command{
 	},
 	{
 		word: "completion", usage: "SHELL", about: "Print what completes command lines in bash, zsh or fish.",
-		takes: func(l *line) []any { return []any{&l.shell} }, run: later,
+		takes: func(l *line) []any { return []any{&l.shell} }, run: completion,
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,12 +42,13 @@ type line struct {
 	always
 
 	command  command
+	all      []command // the table that it is from
 	settings plans.Settings
 }
 
 // making are the flags of an instance beside the options.
 type making struct {
-	Config []string `name:"config" sep:"none" placeholder:"NAME|PATH" help:"Read /etc/ipipou/NAME.toml or NAME.conf, or the file PATH. May be repeated; flags win over it." group:"Mode"`
+	Config []string `name:"config" sep:"none" complete:"config" placeholder:"NAME|PATH" help:"Read /etc/ipipou/NAME.toml or NAME.conf, or the file PATH. May be repeated; flags win over it." group:"Mode"`
 }
 
 // running are the flags of who runs the tunnels.
@@ -63,15 +65,15 @@ type auditing struct {
 const nameHelp = "An instance: the name of its configuration file (or the file, as a path), else that of its interface."
 
 type names struct {
-	Names []string `arg:"" name:"NAME" help:"${nameHelp}"`
+	Names []string `arg:"" name:"NAME" complete:"running" help:"${nameHelp}"`
 }
 
 type maybeName struct {
-	Name string `arg:"" name:"NAME" optional:"" help:"${nameHelp}"`
+	Name string `arg:"" name:"NAME" optional:"" complete:"instance" help:"${nameHelp}"`
 }
 
 type file struct {
-	File string `arg:"" name:"FILE" help:"A configuration of the Python tool's: a path, or NAME for /etc/ipipou/NAME.conf."`
+	File string `arg:"" name:"FILE" complete:"file" help:"A configuration of the Python tool's: a path, or NAME for /etc/ipipou/NAME.conf."`
 }
 
 type shell struct {
@@ -99,9 +101,10 @@ func (l *line) grammar() (root any, options []kong.Option) {
 	about := c.about
 	if c.word == "" {
 		about += "\n\n"
-		for _, other := range commands[1:] {
-			about += fmt.Sprintf("    ipipou %-29s %s\n", other.word+" "+other.usage, other.about)
+		for _, other := range l.all[1:] {
+			about += listed(other)
 		}
+		about += "\nThe manual: ipipou(8), ipipou.toml(5)."
 	}
 	options = []kong.Option{kong.Name(name), kong.Description(about), kong.Vars{"nameHelp": nameHelp}, kong.Embed(&l.always)}
 	takes := c.takes(l)
@@ -114,10 +117,55 @@ func (l *line) grammar() (root any, options []kong.Option) {
 	return takes[0], options
 }
 
+// listed is a command in the list of them, within 80 columns.
+func listed(c command) string {
+	const columns, behind = 80, 33
+	text, line := "", fmt.Sprintf("    %-*s", behind-4, "ipipou "+c.word+" "+c.usage)
+	for _, word := range strings.Fields(c.about) {
+		if len(line)+1+len(word) > columns {
+			text += line + "\n"
+			line = strings.Repeat(" ", behind)
+		}
+		line += " " + word
+	}
+	return text + line + "\n"
+}
+
+// groups are the headings of the help, in their order.
+var groups = []kong.Group{
+	{Key: "Output", Title: "Output:"},
+	{Key: "Mode", Title: "Mode:"},
+	{Key: "Outer path", Title: "Outer path:"},
+	{Key: "Tunnel", Title: "Tunnel:"},
+	{Key: "Network", Title: "Network:"},
+	{Key: "Authentication", Title: "Authentication:"},
+	{Key: "Monitoring", Title: "Monitoring:"},
+	{Key: "Gate", Title: "Gate:"},
+	{Key: "Log", Title: "Log:"},
+	{Key: "Audit", Title: "Audit:"},
+}
+
+// parser reads what the command takes; exit is called where kong is done with the line
+// by itself.
+func (l *line) parser(stdout io.Writer, exit func(int)) (*kong.Kong, error) {
+	root, options := l.grammar()
+	parser, err := kong.New(root, append(options, kong.Writers(stdout, io.Discard), kong.Exit(exit), kong.ExplicitGroups(groups),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}))...)
+	if err != nil {
+		return nil, err
+	}
+	// The flags stand in the order of what takes them, and the help goes by that.
+	place := func(f *kong.Flag) int {
+		return slices.IndexFunc(groups, func(g kong.Group) bool { return f.Group != nil && f.Group.Key == g.Key })
+	}
+	slices.SortStableFunc(parser.Model.Flags, func(a, b *kong.Flag) int { return place(a) - place(b) })
+	return parser, nil
+}
+
 // parse reads the command line: a command's word or none, and what it takes. done
 // means that all there was to do is done (--help, --version).
 func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
-	l = &line{settings: plans.Settings{}, command: commands[0]}
+	l = &line{settings: plans.Settings{}, command: commands[0], all: commands}
 	for _, c := range commands[1:] {
 		if len(args) > 0 && args[0] == c.word {
 			l.command, args = c, args[1:]
@@ -125,9 +173,7 @@ func parse(args []string, stdout io.Writer) (l *line, done bool, err error) {
 		}
 	}
 	exited := false
-	root, options := l.grammar()
-	parser, err := kong.New(root, append(options, kong.Writers(stdout, io.Discard), kong.Exit(func(int) { exited = true }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}))...)
+	parser, err := l.parser(stdout, func(int) { exited = true })
 	if err != nil {
 		return nil, false, err
 	}
@@ -189,12 +235,12 @@ func optionStruct() any {
 		if o.Kind == plans.Bool {
 			kind = reflect.TypeOf(false)
 		}
-		tag := fmt.Sprintf("name:%q help:%q group:%q", o.Name, o.Help, o.Group)
+		tag := fmt.Sprintf("name:%q help:%q group:%q", o.Name, o.About(), o.Group)
 		if o.Short != "" {
 			tag += fmt.Sprintf(" short:%q", o.Short)
 		}
-		if o.Hint != "" {
-			tag += fmt.Sprintf(" placeholder:%q", o.Hint)
+		if hint := o.Placeholder(); hint != "" {
+			tag += fmt.Sprintf(" placeholder:%q", hint)
 		}
 		fields = append(fields, reflect.StructField{Name: fmt.Sprintf("Option%d", i), Type: kind, Tag: reflect.StructTag(tag)})
 	}

@@ -147,7 +147,7 @@ func parseLegacyLine(where, line string) legacyLine {
 	case o.Kind == Bool && strings.TrimSpace(value) != "":
 		l.err = fmt.Errorf("%s: %s takes no value", where, o.Name)
 	case o.Kind != Bool && value == "":
-		l.err = fmt.Errorf("%s: %s wants a value: %s", where, o.Name, o.Hint)
+		l.err = fmt.Errorf("%s: %s wants a value: %s", where, o.Name, o.Placeholder())
 	}
 	return l
 }

@@ -56,6 +56,14 @@ func modeByName(name Mode) (linkMode, bool) {
 	return linkMode{}, false
 }
 
+func modeList() []string {
+	names := make([]string, len(modes))
+	for i, m := range modes {
+		names[i] = string(m.name)
+	}
+	return names
+}
+
 // modeNames are the names of the modes that f accepts, for an error message.
 func modeNames(f func(linkMode) bool) string {
 	var names []string
