@@ -1,8 +1,14 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"flag"
+	"maps"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"ipipou/plans"
@@ -65,4 +71,185 @@ func TestValues(t *testing.T) {
 			}
 		}
 	}
+}
+
+// keyFiles are the files that the examples name, each of other content: 32 bytes, which
+// make a seed, a public key and a secret.
+func keyFiles(name string) ([]byte, error) {
+	key := sha256.Sum256([]byte(name))
+	return []byte(base64.StdEncoding.EncodeToString(key[:]) + "\n"), nil
+}
+
+// resolved is what files say together, of each of their nodes if they don't say which,
+// with the flags over them.
+func resolved(flags plans.Settings, texts ...string) (all []plans.Config, err error) {
+	var files []plans.File
+	var layers []plans.Settings
+	for _, text := range texts {
+		f, err := plans.Load("./office.toml", func(string) ([]byte, error) { return []byte(text), nil })
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+		for _, n := range f.Nodes {
+			layer := plans.Settings{"node": {Value: n.Name, Where: "--node"}}
+			maps.Copy(layer, flags)
+			layers = append(layers, layer)
+		}
+	}
+	_, named := files[0].Top["node"]
+	if layers == nil || named {
+		layers = []plans.Settings{flags}
+	}
+	for _, layer := range layers {
+		c, err := plans.Resolve([]string{"office"}, files, layer, keyFiles)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// wellFormed says what is wrong with an example; what is warned about is.
+func wellFormed(t *testing.T, text string) []plans.Config {
+	t.Helper()
+	all, err := resolved(nil, text)
+	if err != nil {
+		t.Errorf("%v in\n%s", err, text)
+	}
+	for _, c := range all {
+		for _, n := range c.Notes {
+			t.Errorf("%s in\n%s", n.Text, text)
+		}
+	}
+	return all
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// The examples are good as they are, and those of a server and its client go together.
+func TestExamples(t *testing.T) {
+	all := map[string][]plans.Config{}
+	for _, name := range []string{"server", "client", "static", "hub-bpf"} {
+		all[name] = wellFormed(t, read(t, "docs/examples/"+name+".toml"))
+	}
+	if files, _ := filepath.Glob("docs/examples/*"); len(files) != len(all) {
+		t.Errorf("not all of %v are tested", files)
+	}
+	client := all["client"][0].Tunnels[0]
+	for _, name := range []string{"server", "hub-bpf"} {
+		server := all[name][0].Tunnels[0]
+		if server.FOUPort != client.RemotePort || server.Addrs[0].Peer != client.Addrs[0].IP || server.Auth.Challenge != client.Auth.Challenge {
+			t.Errorf("the client is none of %s's", name)
+		}
+	}
+}
+
+var (
+	keyLine = regexp.MustCompile(`(?m)^#?([a-z0-9-]+) = .*$`)
+	offLine = regexp.MustCompile(`(?m)^#([a-z0-9-]+) = .*$`)
+	flagRef = regexp.MustCompile(`--([a-z0-9-]+)`)
+)
+
+// about is what the manual says of a key.
+func about(o plans.Option) string {
+	text := o.About()
+	if o.Kind == plans.String && o.Values != nil {
+		text += " One of " + strings.Join(o.Values, ", ") + "."
+	}
+	if o.Process {
+		text += " Only at the top of the file."
+	}
+	return text
+}
+
+// The reference has each key once, says of it what the help says, and is a configuration:
+// as it is, and with any key turned on.
+func TestReference(t *testing.T) {
+	const path = "docs/reference.toml"
+	paragraphs := strings.Split(read(t, path), "\n\n")
+	count := map[string]int{}
+	for i, p := range paragraphs {
+		for _, m := range keyLine.FindAllStringSubmatch(p, -1) {
+			count[m[1]]++
+			o, ok := plans.OptionByPrefix(m[1])
+			if !ok || o.Name != m[1] {
+				t.Errorf("%s: there is no key %s", path, m[1])
+				continue
+			}
+			paragraphs[i] = filled("# ", flagRef.ReplaceAllString(about(o), "$1"), 80) + m[0]
+		}
+	}
+	for _, o := range plans.Options {
+		if count[o.Name] != 1 {
+			t.Errorf("%s has the key %s %d times", path, o.Name, count[o.Name])
+		}
+	}
+	text := strings.TrimSuffix(strings.Join(paragraphs, "\n\n"), "\n") + "\n"
+	golden(t, path, text)
+	if _, err := resolved(nil, text); err != nil {
+		t.Error(err)
+	}
+	key := "--auth-key-file=laptop.key"
+	with := map[string][]string{ // what a key goes with, if not with a client
+		"static":                 {"--encap=fou"},
+		"node":                   {"--fou-remote=192.0.2.9"},
+		"mode":                   {key},
+		"auth-by-remote-ip":      {"--server"},
+		"auth-by-remote-port":    {"--server"},
+		"force-fou-local-ip-alt": {"--server"},
+		"fou-local-ip-alt":       {"--server"},
+		"auth-lifetime":          {"--server", "--auth-token=t"},
+		"refresh":                {"--fou-remote=vpn.example.net:10000"},
+		"key":                    {"--mode=gre", key},
+		"forward-to":             {"--forward"},
+		"masquerade":             {"--forward"},
+		"monitor-interval":       {"--monitor=ping"},
+		"auth-remote-pubkey-b64": {key}, "auth-remote-pubkey-file": {key}, "auth-challenge": {key},
+	}
+	for _, m := range offLine.FindAllStringSubmatchIndex(text, -1) {
+		name := text[m[2]:m[3]]
+		on := []string{text[:m[0]] + text[m[0]+1:]}
+		if name == "node" {
+			on = append(on, read(t, "docs/examples/static.toml"))
+		}
+		l, _, err := parse(with[name], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := resolved(l.settings, on...); err != nil {
+			t.Errorf("with %s: %v", name, err)
+		}
+	}
+	examples := regexp.MustCompile(`(?m)(^#(     .*)?\n)+`).FindAllString(text, -1)
+	found := 0
+	for _, e := range examples {
+		if strings.Contains(e, "[[") {
+			found++
+			wellFormed(t, strings.ReplaceAll(e, "#    ", ""))
+		}
+	}
+	if found != 2 {
+		t.Errorf("found %d examples of tables: has the form changed?", found)
+	}
+}
+
+// filled is text in lines of so many columns.
+func filled(prefix, text string, columns int) string {
+	out, line := "", prefix[:len(prefix)-1]
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > columns {
+			out, line = out+line+"\n", prefix[:len(prefix)-1]
+		}
+		line += " " + word
+	}
+	return out + line + "\n"
 }
