@@ -244,12 +244,16 @@ func TestReference(t *testing.T) {
 
 // filled is text in lines of so many columns.
 func filled(prefix, text string, columns int) string {
-	out, line := "", prefix[:len(prefix)-1]
-	for _, word := range strings.Fields(text) {
-		if len(line)+1+len(word) > columns {
-			out, line = out+line+"\n", prefix[:len(prefix)-1]
+	out, line := "", prefix
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i == 0:
+		case len(line)+1+len(word) > columns:
+			out, line = out+line+"\n", prefix
+		default:
+			line += " "
 		}
-		line += " " + word
+		line += word
 	}
 	return out + line + "\n"
 }
