@@ -31,6 +31,7 @@ func TestCompletion(t *testing.T) {
 		{"ipipou diff -n 3 --config ho", "home"},
 		{"ipipou status ru", "running"},
 		{"ipipou down ru", "running"},
+		{"ipipou down un", "unit"},
 		{"ipipou confirm ho", ""}, // does not run
 		{"ipipou down one ru", "running"},
 		{"ipipou convert ./ho", "./home.conf"},
@@ -47,7 +48,10 @@ func TestCompletion(t *testing.T) {
 				t.Skip(err)
 			}
 			dir := t.TempDir()
-			for _, name := range []string{"office.toml", "home.conf", "running.journal", "key"} {
+			if err := os.Mkdir(filepath.Join(dir, "unit"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"office.toml", "home.conf", "running.journal", "unit/unit.journal", "key"} {
 				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -162,7 +166,7 @@ cat ` + script + `.out`
 	return got
 }
 
-// A bare -- is completed to every flag.
+// A bare -- is completed to every flag, and the script is a good one.
 func TestCompletionKnowsAll(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil && os.Getenv("CI") == "" {
 		t.Skip(err)
@@ -170,6 +174,9 @@ func TestCompletionKnowsAll(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(path, []byte(printed(t, "completion", "bash")), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if out, err := exec.Command("shellcheck", "-s", "bash", path).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 	got := strings.Fields(inBash(t, path, []string{"ipipou --"})[0])
 	for _, o := range plans.Options {

@@ -164,6 +164,9 @@ func TestManualExamples(t *testing.T) {
 			for command := range strings.Lines(strings.ReplaceAll(m[1], "\\e\n", "")) {
 				command, _, _ = strings.Cut(command, ">")
 				words := strings.Fields(command)
+				if words[1] == "systemctl" {
+					continue
+				}
 				if words[1] != "ipipou" {
 					t.Errorf("%s: what is %s?", path, command)
 					continue
