@@ -34,10 +34,12 @@ func TestManual(t *testing.T) {
 		if _, err := exec.LookPath("mandoc"); err != nil && os.Getenv("CI") == "" {
 			t.Skip(err)
 		}
-		// Of what is only a matter of style, none counts: the lists of systems and pages are
-		// those of the BSDs.
-		if out, err := exec.Command("mandoc", "-Tlint", "-Wwarning", path).CombinedOutput(); err != nil || len(out) > 0 {
-			t.Errorf("%v\n%s", err, out)
+		// Which pages of others there are is the machine's.
+		out, _ := exec.Command("mandoc", "-Tlint", path).CombinedOutput()
+		for line := range strings.Lines(string(out)) {
+			if strings.Contains(line, path+":") && !strings.Contains(line, "referenced manual") {
+				t.Error(line)
+			}
 		}
 	}
 }
