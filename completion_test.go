@@ -40,10 +40,14 @@ func TestCompletion(t *testing.T) {
 		{"ipipou --fou-dev=l", "lo"},
 	}
 	for shell, complete := range map[string]func(t *testing.T, script string, lines []string) []string{
-		"bash": inBash, "zsh": inZsh, "fish": inFish,
+		"bash":            inBash,
+		"fish":            inFish,
+		"zsh":             inZsh("autoload -U compinit; compinit -u; source ./_ipipou"),
+		"zsh, autoloaded": inZsh("fpath=($PWD $fpath); autoload -U compinit; compinit -u"),
 	} {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
+			shell, _, _ := strings.Cut(shell, ",")
 			if _, err := exec.LookPath(shell); err != nil && os.Getenv("CI") == "" {
 				t.Skip(err)
 			}
@@ -62,7 +66,7 @@ func TestCompletion(t *testing.T) {
 			for i, c := range cases {
 				lines[i] = c.line
 			}
-			path := filepath.Join(dir, "script")
+			path := filepath.Join(dir, "_ipipou")
 			if err := os.WriteFile(path, []byte(script), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -126,44 +130,44 @@ func inFish(t *testing.T, script string, lines []string) (got []string) {
 
 // inZsh types the lines into a zsh with a terminal, for its completion is a part of the
 // line editor.
-func inZsh(t *testing.T, script string, lines []string) (got []string) {
-	inner := `
-autoload -U compinit; compinit -u -d ` + script + `.dump
-source ` + script + `
-zstyle ":completion:*" list-suffixes no
-report() { print -r -- "$BUFFER" >> ` + script + `.out; BUFFER= }
-zle -N report; bindkey "^T" report; unsetopt beep auto_menu auto_list auto_remove_slash
-PS1= ; print ready`
-	if err := os.WriteFile(script+".inner", []byte(inner), 0o600); err != nil {
-		t.Fatal(err)
-	}
+func inZsh(load string) func(t *testing.T, script string, lines []string) []string {
 	// Each line waits until the one before it has been reported.
-	text := `
+	const typing = `
 zmodload zsh/zpty zsh/zselect
 zpty -b z zsh -f -i
-zpty -w z "source ` + script + `.inner"
+zpty -w z "source ./inner"
 zpty -r -m z line "*ready*"
-: > ` + script + `.out
+: > out
 integer n=0
 for line in "$@"; do
 	zpty -w -n z "$line"$'\t'$'\024'
 	(( n++ ))
 	repeat 3000; do
 		zpty -r -t z line
-		(( $(wc -l < ` + script + `.out) == n )) && break
+		(( $(wc -l < out) == n )) && break
 		zselect -t 1
 	done
 done
 zpty -d z
-cat ` + script + `.out`
-	typed := strings.SplitN(output(t, script, slices.Concat([]string{"zsh", "-f", "-c", text, "zsh"}, lines)...), "\n", len(lines)+1)
-	for i, line := range lines {
-		got = append(got, "")
-		if now := strings.TrimRight(typed[i], " ="); now != line {
-			got[i] = strings.TrimPrefix(now, line[:strings.LastIndexAny(line, " =")+1])
+cat out`
+	return func(t *testing.T, script string, lines []string) (got []string) {
+		inner := load + `
+report() { print -r -- "$BUFFER" >> out; BUFFER= }
+zle -N report; bindkey "^T" report; unsetopt beep auto_menu auto_list
+PS1= ; print ready`
+		if err := os.WriteFile(filepath.Join(filepath.Dir(script), "inner"), []byte(inner), 0o600); err != nil {
+			t.Fatal(err)
 		}
+		words := slices.Concat([]string{"zsh", "-f", "-c", typing, "zsh"}, lines)
+		typed := strings.SplitN(output(t, script, words...), "\n", len(lines)+1)
+		for i, line := range lines {
+			got = append(got, "")
+			if now := strings.TrimRight(typed[i], " ="); now != line {
+				got[i] = strings.TrimPrefix(now, line[:strings.LastIndexAny(line, " =")+1])
+			}
+		}
+		return got
 	}
-	return got
 }
 
 // A bare -- is completed to every flag, and the script is a good one.

@@ -4,12 +4,16 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kong"
 
 	"ipipou/plans"
 )
@@ -41,7 +45,65 @@ func TestHelp(t *testing.T) {
 		if c.word != "" {
 			args, path = []string{c.word, "--help"}, "testdata/help-"+c.word+".txt"
 		}
-		golden(t, path, printed(t, args...))
+		text := printed(t, args...)
+		for line := range strings.Lines(text) {
+			if len(line) > 81 {
+				t.Errorf("%v: wider than 80 columns: %s", args, line)
+			}
+		}
+		golden(t, path, text)
+	}
+	for _, o := range plans.Options {
+		if !slices.ContainsFunc(groups, func(g kong.Group) bool { return g.Key == o.Group }) {
+			t.Errorf("--%s is in the group %q, which the help does not have", o.Name, o.Group)
+		}
+	}
+}
+
+// What is said to be the default is what is taken.
+func TestDefaults(t *testing.T) {
+	one := func(args ...string) (plans.Config, plans.Tunnel) {
+		l, _, err := parse(append(args, "--fou-dev=eth0"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := plans.Resolve(nil, nil, l.settings, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, c.Tunnels[0]
+	}
+	c, server := one("--server", "--monitor=ping")
+	_, client := one("--fou-remote=203.0.113.1:10000", "--tunl-ip=172.28.0.7")
+	_, static := one("--static", "--fou-remote=203.0.113.1")
+	if _, third := one("--server", "--number=3"); third.FOUPort != server.FOUPort+3 || third.Dev != "ipipou3" ||
+		third.FOUIPAlt.String() != "172.29.0.3" || third.Addrs[0].IP.String() != "172.28.0.6" {
+		t.Errorf("the defaults of number 3 are not 3 further on: %+v", third)
+	}
+	if server.Addrs[0].Peer != server.Addrs[0].IP.Next() || client.Addrs[0].Peer != client.Addrs[0].IP.Prev() {
+		t.Error("the peer's address is not the one beside")
+	}
+	for name, want := range map[string]string{
+		"number":                    fmt.Sprint(server.Number),
+		"fou-local-ip-alt":          server.FOUIPAlt.String() + " + N",
+		"fou-local-port":            fmt.Sprintf("%d + N", server.FOUPort),
+		"backend":                   string(server.Backend),
+		"encap":                     fmt.Sprintf("%s; of a static tunnel, %s", server.Encap, static.Encap),
+		"mode":                      string(server.Mode),
+		"tunl-dev":                  strings.Replace(server.Dev, "0", "N", 1),
+		"tunl-ip":                   fmt.Sprintf("a server's, %s + 2N", server.Addrs[0].IP),
+		"tunl-peer-ip":              "a server's, --tunl-ip + 1; a client's, --tunl-ip - 1",
+		"auth-secret":               string(server.Auth.Secret) + ", which protects nothing",
+		"auth-max-time-discrepancy": fmt.Sprint(server.Auth.MaxSkew),
+		"auth-lifetime":             fmt.Sprint(server.Auth.Lifetime),
+		"keepalive":                 fmt.Sprint(client.Auth.Keepalive),
+		"monitor-interval":          server.MonitorEvery.String(),
+		"verb":                      fmt.Sprint(c.Verbosity),
+		"log-format":                c.LogFormat,
+	} {
+		if o, _ := plans.OptionByPrefix(name); o.Default != want {
+			t.Errorf("the default of --%s is %q, and said to be %q", name, want, o.Default)
+		}
 	}
 }
 
