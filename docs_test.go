@@ -76,31 +76,20 @@ func TestDocs(t *testing.T) {
 
 // checkConfig checks that a configuration, and each node of it, resolves; and without a
 // warning, if it is in the format that is recommended.
-func checkConfig(t *testing.T, path, name, text string) {
+func checkConfig(t *testing.T, path, name, text string) []plans.Config {
 	t.Helper()
-	f, err := plans.Load(name, func(string) ([]byte, error) { return []byte(text), nil })
+	all, err := resolved(nil, name, text)
 	if err != nil {
 		t.Errorf("%s: %v in\n%s", path, err, text)
-		return
 	}
-	nodes := []plans.Settings{{}}
-	if len(f.Nodes) > 0 {
-		nodes = nil
-	}
-	for _, n := range f.Nodes {
-		nodes = append(nodes, plans.Settings{"node": {Value: n.Name, Where: "--node"}})
-	}
-	for _, flags := range nodes {
-		c, err := plans.Resolve([]string{"office"}, []plans.File{f}, flags, os.ReadFile)
-		if err != nil {
-			t.Errorf("%s: %v in\n%s", path, err, text)
-		}
+	for _, c := range all {
 		for _, n := range c.Notes {
 			if strings.HasSuffix(name, ".toml") {
 				t.Errorf("%s: an example that is warned about: %s", path, n.Text)
 			}
 		}
 	}
+	return all
 }
 
 // checkCommands checks that our commands among the lines of a shell are such, and counts them.

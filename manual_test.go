@@ -144,11 +144,11 @@ func keyFiles(name string) ([]byte, error) {
 
 // resolved is what files say together, of each of their nodes if they don't say which,
 // with the flags over them.
-func resolved(flags plans.Settings, texts ...string) (all []plans.Config, err error) {
+func resolved(flags plans.Settings, name string, texts ...string) (all []plans.Config, err error) {
 	var files []plans.File
 	var layers []plans.Settings
 	for _, text := range texts {
-		f, err := plans.Load("./office.toml", func(string) ([]byte, error) { return []byte(text), nil })
+		f, err := plans.Load(name, func(string) ([]byte, error) { return []byte(text), nil })
 		if err != nil {
 			return nil, err
 		}
@@ -173,21 +173,6 @@ func resolved(flags plans.Settings, texts ...string) (all []plans.Config, err er
 	return all, nil
 }
 
-// wellFormed says what is wrong with an example; what is warned about is.
-func wellFormed(t *testing.T, text string) []plans.Config {
-	t.Helper()
-	all, err := resolved(nil, text)
-	if err != nil {
-		t.Errorf("%v in\n%s", err, text)
-	}
-	for _, c := range all {
-		for _, n := range c.Notes {
-			t.Errorf("%s in\n%s", n.Text, text)
-		}
-	}
-	return all
-}
-
 func read(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -201,7 +186,7 @@ func read(t *testing.T, path string) string {
 func TestExamples(t *testing.T) {
 	all := map[string][]plans.Config{}
 	for _, name := range []string{"server", "client", "static", "hub-bpf"} {
-		all[name] = wellFormed(t, read(t, "docs/examples/"+name+".toml"))
+		all[name] = checkConfig(t, name, "./office.toml", read(t, "docs/examples/"+name+".toml"))
 	}
 	if files, _ := filepath.Glob("docs/examples/*"); len(files) != len(all) {
 		t.Errorf("not all of %v are tested", files)
@@ -236,7 +221,7 @@ func about(o plans.Option) string {
 // The reference has each key once, says of it what the help says, and is a configuration:
 // as it is, and with any key turned on.
 func TestReference(t *testing.T) {
-	const path = "docs/reference.toml"
+	const path = "./docs/reference.toml" // with ./ it is no name
 	paragraphs := strings.Split(read(t, path), "\n\n")
 	count := map[string]int{}
 	for i, p := range paragraphs {
@@ -257,7 +242,7 @@ func TestReference(t *testing.T) {
 	}
 	text := strings.TrimSuffix(strings.Join(paragraphs, "\n\n"), "\n") + "\n"
 	golden(t, path, text)
-	if _, err := resolved(nil, text); err != nil {
+	if _, err := resolved(nil, path, text); err != nil {
 		t.Error(err)
 	}
 	key := "--auth-key-file=laptop.key"
@@ -287,7 +272,7 @@ func TestReference(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := resolved(l.settings, on...); err != nil {
+		if _, err := resolved(l.settings, path, on...); err != nil {
 			t.Errorf("with %s: %v", name, err)
 		}
 	}
@@ -296,7 +281,7 @@ func TestReference(t *testing.T) {
 	for _, e := range examples {
 		if strings.Contains(e, "[[") {
 			found++
-			wellFormed(t, strings.ReplaceAll(e, "#    ", ""))
+			checkConfig(t, path, path, strings.ReplaceAll(e, "#    ", ""))
 		}
 	}
 	if found != 2 {

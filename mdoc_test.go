@@ -160,7 +160,7 @@ func TestManualExamples(t *testing.T) {
 		for _, m := range literal.FindAllStringSubmatch(read(t, path), -1) {
 			if !strings.HasPrefix(m[1], "$ ") && !strings.HasPrefix(m[1], "# ") {
 				configs++
-				wellFormed(t, m[1])
+				checkConfig(t, path, "./office.toml", m[1])
 				continue
 			}
 			for command := range strings.Lines(strings.ReplaceAll(m[1], "\\e\n", "")) {
