@@ -204,7 +204,7 @@ func TestManualExamples(t *testing.T) {
 // The manual and the README have all exit codes, and no others.
 func TestExitCodes(t *testing.T) {
 	want := []int{
-		0, plans.ExitGeneral, plans.ExitUsage, plans.ExitModprobe, instance.ExitSockets, plans.ExitNft, plans.ExitIPAddress,
+		0, plans.ExitGeneral, plans.ExitUsage, exitNotCompared, plans.ExitModprobe, instance.ExitSockets, plans.ExitNft, plans.ExitIPAddress,
 		plans.ExitIPLink, plans.ExitIPFou, plans.ExitBPF, instance.ExitBind, instance.ExitRebind, instance.ExitSend, plans.ExitDeaf, plans.ExitCleanup,
 	}
 	_, list, _ := strings.Cut(read(t, "docs/ipipou.8"), ".Sh EXIT STATUS")

@@ -123,7 +123,7 @@ var Options = []Option{
 
 	{Name: "monitor", Kind: String, New: true, Values: []string{string(MonitorAuth), string(MonitorPing)}, Group: "Monitoring", Help: "Notice that the path is dead and do something about it: auth, by keepalives that the server does not answer (client; implies --reply-on-auth-ok, and --keepalive 25 if none is given); ping, by echo requests through the tunnel.", Default: "off"},
 	{Name: "monitor-interval", Kind: Word, New: true, Hint: "TIME", Group: "Monitoring", Help: "With --monitor ping: between two echo requests.", Default: "10s"},
-	{Name: "state-hook", Kind: Lines, New: true, Hint: "COMMAND", Group: "Monitoring", Help: "Run when a tunnel's state has changed, with three more arguments: interface, state (waiting, up, lost), peer; no shell."},
+	{Name: "state-hook", Kind: Lines, New: true, Hint: "COMMAND", Group: "Monitoring", Help: "Run when a tunnel's state has changed, with three more arguments: interface, state (up, lost), peer; no shell."},
 	{Name: "metrics", Kind: String, New: true, Hint: "ADDR:PORT|PATH", Group: "Monitoring", Process: true, Help: "Serve Prometheus metrics over HTTP at this TCP address, or unix socket if it has a slash."},
 
 	{Name: "no-nft-counter", Kind: Bool, Group: "Gate", Process: true, Help: "Server: no counters in the nft rules."},
