@@ -24,7 +24,7 @@ import (
 	"ipipou/runner"
 )
 
-var update = flag.Bool("update", false, "write what the scripts compare output with anew")
+var update = flag.Bool("update", false, "write the golden files anew, and the generated parts of the manual")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"ipipou": func() {

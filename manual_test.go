@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -17,8 +16,6 @@ import (
 
 	"ipipou/plans"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew, and the generated parts of the manual")
 
 // golden compares with a file, or writes it.
 func golden(t *testing.T, path, got string) {
