@@ -161,7 +161,7 @@ func (c *control) answer(conn *net.UnixConn) {
 			a.Error = err.Error()
 		}
 	default:
-		r := c.in.reports.report(c.in.report)
+		r := c.in.statuses.report(c.in.status)
 		a.Status = &r
 		defer r.forget()
 	}

@@ -32,20 +32,19 @@ type Instance struct {
 	// Confirm); 0: never.
 	ConfirmWithin time.Duration
 
-	run     *runner.Runner
-	board   *board
-	hooks   *stateHooks
-	started time.Time // since when the instance is up
-	confirm confirmation
-	reports sharing
-	// drift is what should be there and is not, a line each; nil: that is not looked for.
-	drift func() []string
-	dir   string               // of the journal
-	asked map[string]plans.Var // facts that may change, by name
-	named chan struct{}        // the name of a tunnel's other end stands for another address
-	mu    sync.Mutex
-	now   *moment
-	vars  map[string]string // read and changed by values and learn, once the instance is up
+	run      *runner.Runner
+	board    *board
+	hooks    *stateHooks
+	started  time.Time // since when the instance is up
+	confirm  confirmation
+	reports  sharing              // for metrics
+	statuses sharing              // with the drift
+	dir      string               // of the journal
+	asked    map[string]plans.Var // facts that may change, by name
+	named    chan struct{}        // the name of a tunnel's other end stands for another address
+	mu       sync.Mutex
+	now      *moment
+	vars     map[string]string // read and changed by values and learn, once the instance is up
 }
 
 // Run brings the instance up, runs it until ctx ends or it fails, and undoes

@@ -1,11 +1,15 @@
 package instance
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -121,10 +125,38 @@ func (in *Instance) report() Report {
 		r.Tunnels[i].stands(standings[r.Tunnels[i].Tunnel])
 	}
 	r.Nobody.Refused = standings[nobody].Refused
-	if in.drift != nil {
-		r.Drift = in.drift()
-	}
 	return r
+}
+
+// status is the report with what has drifted, which takes longer to find out.
+func (in *Instance) status() Report {
+	r := in.report()
+	c := in.Config
+	c.Tunnels = slices.Clone(c.Tunnels)
+	for i := range c.Tunnels {
+		if t := &c.Tunnels[i]; t.RemoteHost != "" {
+			t.RemoteIP = netip.Addr{} // the name may stand for another one since the start
+		}
+	}
+	r.drifted(c)
+	return r
+}
+
+// drifted adds what the configuration has and the host has not.
+func (r *Report) drifted(c plans.Config) {
+	drift, err := Drift(context.Background(), c)
+	if err != nil {
+		r.Drift = []string{"can't be told: " + strings.ReplaceAll(err.Error(), "\n", "; ")}
+		return
+	}
+	for _, title := range slices.Sorted(maps.Keys(drift)) {
+		for _, text := range drift[title] {
+			if title != "" {
+				text = title + ": " + text
+			}
+			r.Drift = append(r.Drift, text)
+		}
+	}
 }
 
 // deaf reports whether nobody tells a client that it is let in, and it does not look.

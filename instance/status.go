@@ -99,6 +99,9 @@ func AskAll() (reports []Report) {
 func (r *Report) Look(c plans.Config) {
 	r.Name = c.Name
 	r.look(newHost(), c, nil)
+	if r.Fault == "" && r.Daemon != Absent {
+		r.drifted(c)
+	}
 }
 
 func (t trace) report() Report {
