@@ -5,6 +5,8 @@
 #   make demo-kernel  the same in the virtual machine, by the kernel's FOU
 # and
 #   make              the program
+#   make deb          a Debian package of it, in dist/
+#   make dist         it alone for amd64, arm64, arm, mips and mipsle, in dist/
 #   make kernels      the BPF data path's tests on KERNELS (5.10 6.1 6.12)
 #   make bench        the cost of the gate and of BPF, in counted instructions
 #   make bench-host   BPF on this kernel beside wireguard-go, with many peers, and with many tunnels
@@ -15,15 +17,23 @@ export PATH := /usr/lib/go-1.23/bin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # An older Go fetches the one that go.mod asks for.
 export GOTOOLCHAIN := auto
 
-PACKAGES := . ./authd ./datapath ./instance ./instance/check ./plans ./runner ./testdata/lab/demo
-LAB := ./testdata/lab ./testdata/lab/labrun
+PACKAGES := . ./authd ./datapath ./instance ./instance/check ./instance/probe ./plans ./runner ./testdata/lab/demo
+LAB := ./testdata/lab ./testdata/lab/labrun ./packaging
 FUZZTIME := 60s
 
 ipipou: FORCE
 	@.ci/setup build
 	CGO_ENABLED=0 go build -o ipipou .
 
-test: check unit demo lab
+deb:
+	@.ci/setup build
+	packaging/build.sh deb dist
+
+dist:
+	@.ci/setup build
+	packaging/build.sh dist dist
+
+test: check unit packages demo lab
 
 setup:
 	@.ci/setup
@@ -32,11 +42,15 @@ check: setup
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet $(PACKAGES) $(LAB)
 	go tool staticcheck $(PACKAGES) $(LAB)
-	shellcheck testdata/scripts/*.sh testdata/lab/*.sh testdata/cli/fake.sh datapath/build.sh .ci/run .ci/setup authd/testdata/*.sh
+	shellcheck testdata/scripts/*.sh testdata/lab/*.sh testdata/cli/fake.sh datapath/build.sh .ci/run .ci/setup authd/testdata/*.sh packaging/build.sh packaging/deb/p*
 
 # CI=true: a test that can't run here fails instead of being skipped.
 unit: setup
 	CI=true go test -race -count=1 $(PACKAGES)
+
+# Built twice, for the same bytes; and what is built runs.
+packages: setup
+	CI=true go test -count=1 -timeout 15m ./packaging
 
 # What needs no drivers of the kernel's own runs on this one; then all in the
 # virtual machine.
@@ -83,4 +97,4 @@ long: fuzz
 	CI=true IPIPOU_LAB_LONG=1 go test -count=1 -timeout 90m -run '^Test(Storm|Killed|Challenge)' ./testdata/lab
 
 FORCE:
-.PHONY: test setup check unit lab kernels host bpf demo demo-kernel bench bench-host fuzz long FORCE
+.PHONY: deb dist test setup check unit packages lab kernels host bpf demo demo-kernel bench bench-host fuzz long FORCE

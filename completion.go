@@ -14,7 +14,7 @@ import (
 	"ipipou/runner"
 )
 
-//go:embed completion
+//go:embed packaging/completion
 var completions embed.FS
 
 // A completed is a flag or an argument, as the scripts complete it.
@@ -94,7 +94,7 @@ func completion(l *line, stdout, stderr io.Writer) int {
 		"brackets": func(s string) string {
 			return strings.NewReplacer(`\`, `\\`, "[", `\[`, "]", `\]`, ":", `\:`).Replace(s)
 		},
-	}).ParseFS(completions, "completion/"+name)
+	}).ParseFS(completions, "packaging/completion/"+name)
 	if err == nil {
 		err = script.Execute(stdout, data)
 	}

@@ -222,7 +222,13 @@ func signals(ignored func(os.Signal)) (ctx context.Context, again <-chan struct{
 	return ctx, trigger, func() { signal.Stop(c); cancel(errors.New("done")) }
 }
 
+// release is the version of what is handed out, which packaging/build.sh sets.
+var release string
+
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"ipipou/plans"
 	"ipipou/runner"
 )
@@ -24,6 +26,15 @@ func lacking() error {
 	return nil
 }
 
+// mayMount tells beforehand that the BPF data path's file system can't be mounted.
+func mayMount() error {
+	have, err := current()
+	if err == nil && have.permitted&caps(unix.CAP_SYS_ADMIN) == 0 {
+		err = errors.New("not permitted: BPF wants CAP_SYS_ADMIN, for the maps' file system: run as root, or give it to the unit (bpf.conf among the package's examples)")
+	}
+	return err
+}
+
 // decide finds out what carries the tunnels that leave it to the host: the kernel's
 // drivers where they are all there, else BPF.
 func (in *Instance) decide(ctx context.Context) error {
@@ -39,6 +50,8 @@ func (in *Instance) decide(ctx context.Context) error {
 			return fmt.Errorf("%w; and the BPF data path can't stand in: %w", err, fault)
 		case lacking() != nil:
 			return fmt.Errorf("%w; and the BPF data path can't stand in: %w", err, lacking())
+		case mayMount() != nil:
+			return fmt.Errorf("%w; and the BPF data path can't stand in: %w", err, mayMount())
 		default:
 			in.Log.Warn(fmt.Sprintf("backend bpf: this kernel lacks a driver (%v)", err))
 			in.Config = in.Config.Decided(plans.BPF)
@@ -50,7 +63,13 @@ func (in *Instance) decide(ctx context.Context) error {
 			return err
 		}
 	}
-	switch kernel, bpf := in.Config.Backends(); {
+	kernel, bpf := in.Config.Backends()
+	if bpf {
+		if err := mayMount(); err != nil {
+			return err
+		}
+	}
+	switch {
 	case kernel && bpf:
 		in.Log.Info("backends: the kernel's drivers, and BPF programs where a tunnel wants them")
 	case bpf:

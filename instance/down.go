@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,12 @@ const stopTime = 60 * time.Second
 func Down(name string, log *slog.Logger, echo func(plans.Command)) (done string, err error) {
 	dir, err := place(name)
 	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	if owner, another := anothers(dir); another {
+		return downAnothers(dir, name, owner)
+	}
+	if err := runner.Ready(dir); err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)
 	}
 	in := &Instance{Config: plans.Config{Name: name}, Log: log, Echo: echo, dir: dir}
@@ -68,6 +75,48 @@ func Down(name string, log *slog.Logger, echo func(plans.Command)) (done string,
 	return fmt.Sprintf("stopped (process %d)", stopped), nil
 }
 
+// anothers reports whether root looks at a directory of another user's, as of a unit with
+// DynamicUser=.
+func anothers(dir string) (owner uint32, another bool) {
+	info, err := os.Stat(dir)
+	if err != nil || os.Geteuid() != 0 {
+		return 0, false
+	}
+	owner = info.Sys().(*syscall.Stat_t).Uid
+	return owner, owner != 0
+}
+
+// downAnothers ends an instance of another user's. What is in his journal root does not run,
+// for those would be his commands: his own next start does.
+func downAnothers(dir, name string, owner uint32) (done string, err error) {
+	lock := filepath.Join(dir, name+".lock")
+	pid := 0
+	if held(lock) {
+		if pid, err = stop(lock); err != nil {
+			return "", fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	journal := filepath.Join(dir, name+".journal")
+	switch _, err := os.Lstat(journal); {
+	case err == nil:
+		return "", fmt.Errorf("%s: %w: what is left is in %s, whose commands are user %d's and not for root: start it again the way it was (systemctl start ipipou@%[1]s), which undoes that first",
+			name, runner.ErrUndo, journal, owner)
+	case pid == 0:
+		return "was dead, and had left nothing behind", nil
+	}
+	return fmt.Sprintf("stopped (process %d)", pid), nil
+}
+
+// held reports whether somebody has the lock.
+func held(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 // recover undoes what a dead owner of the journal left behind.
 func (in *Instance) recover(j *runner.Journal) error {
 	err := in.run.Recover()
@@ -93,7 +142,7 @@ func place(name string) (string, error) {
 		return "", err
 	}
 	if t, found := find([]string{dir}, name); found {
-		return t.dir, runner.Ready(t.dir)
+		return t.dir, nil
 	}
 	return "", noInstance([]string{dir}, fallback)
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,6 +88,62 @@ func TestDownTrustsNoOpenDirectory(t *testing.T) {
 	_, err := Down("office", slog.New(slog.DiscardHandler), func(c plans.Command) { t.Errorf("ran %s", c) })
 	if err == nil || !strings.Contains(err.Error(), "nobody else can write") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Root stops an instance of a unit's dynamic user, and runs nothing of his journal.
+func TestDownOfAnothers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can look at another user's")
+	}
+	const user = 64998
+	top := t.TempDir()
+	t.Setenv("IPIPOU_RUN_DIR", top)
+	dir := filepath.Join(top, "office")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(dir, "office.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	process := exec.Command("sleep", "10")
+	process.ExtraFiles = []*os.File{lock} // the lock is its own, too
+	process.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() { ended <- process.Wait() }()
+	if _, err := lock.WriteString(fmt.Sprintln(process.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	if err := os.Chown(dir, user, user); err != nil {
+		t.Fatal(err)
+	}
+	ran := func(c plans.Command) { t.Errorf("ran %s", c) }
+	down := func(want string) error {
+		t.Helper()
+		done, err := Down("office", slog.New(slog.DiscardHandler), ran)
+		if text := fmt.Sprint(done, err); !strings.Contains(text, want) {
+			t.Errorf("%s; want %q", text, want)
+		}
+		return err
+	}
+	down(fmt.Sprintf("stopped (process %d)", process.Process.Pid))
+	if err := <-ended; err == nil || err.Error() != "signal: terminated" {
+		t.Errorf("the process ended with %v", err)
+	}
+	down("was dead, and had left nothing behind")
+	if err := os.WriteFile(filepath.Join(dir, "office.journal"), []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := down("whose commands are user 64998's and not for root"); ExitCode(err) != plans.ExitCleanup {
+		t.Errorf("exit code %d", ExitCode(err))
 	}
 }
 

@@ -32,9 +32,11 @@ type Instance struct {
 	// Confirm); 0: never.
 	ConfirmWithin time.Duration
 
-	run      *runner.Runner
-	board    *board
-	hooks    *stateHooks
+	run   *runner.Runner
+	board *board
+	hooks *stateHooks
+	// news holds one while the board has changes that systemd does not know.
+	news     chan struct{}
 	started  time.Time // since when the instance is up
 	confirm  confirmation
 	reports  sharing              // for metrics
@@ -69,6 +71,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	in.named = make(chan struct{}, 1)
 	in.hooks = newStateHooks(in)
 	in.board = newBoard(in.Config, time.Now, in.changed)
+	in.news = make(chan struct{}, 1)
 	if left := journal.Since(0); len(left) > 0 {
 		in.Log.Warn(fmt.Sprintf("an earlier %s died and left %d things behind: undoing them first", in.Config.Name, len(left)))
 		if err := in.recover(journal); err != nil {
@@ -101,12 +104,19 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 	in.confine(true)
 	debug.FreeOSMemory() // the plan of many tunnels took some, and may be the last for days
 	err = in.answering(served, func() error { return in.serve(ctx) })
+	in.notify(notifyStopping, "STATUS=cleaning up")
 	in.Log.Info("cleaning up")
 	return errors.Join(err, in.run.Undo())
 }
 
 // changed is told of each change of a tunnel's state or peer.
-func (in *Instance) changed(title string, s standing) { in.hooks.changed(title, s) }
+func (in *Instance) changed(title string, s standing) {
+	in.hooks.changed(title, s)
+	select {
+	case in.news <- struct{}{}:
+	default: // systemd is about to be told
+	}
+}
 
 func (in *Instance) prepare(j *runner.Journal) {
 	in.run = &runner.Runner{Exec: runner.Command(runner.DefaultTimeout), Journal: j, Log: in.Log, Echo: in.Echo}
@@ -289,7 +299,8 @@ func (in *Instance) serve(ctx context.Context) error {
 			in.Log.Info(t.Dev + ": up") // and what is taken away from now on is noticed
 		}
 	}
-	parts = append(parts, in.hooks.run)
+	in.notify(notifyReady, in.summary())
+	parts = append(parts, in.hooks.run, in.tell)
 	var all sync.WaitGroup
 	for _, part := range parts {
 		all.Go(func() {

@@ -44,9 +44,11 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*m
 				continue
 			}
 			in.Log.Info("SIGUSR1: authenticating anew")
+			in.notify(notifyReloading)
 			for _, c := range clients {
 				c.trigger()
 			}
+			in.notify(notifyReady)
 		case <-w.addrs:
 			w.follow()
 			settled = w.unsettled(settled)

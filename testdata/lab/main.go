@@ -219,9 +219,14 @@ func buildBinary(ctx context.Context) (string, error) {
 		os.RemoveAll(dir)
 		return "", fmt.Errorf("build ipipou: %w\n%s", err, out)
 	}
-	if err := buildWrapped(ctx, root, bin); err != nil {
-		os.RemoveAll(dir)
-		return "", err
+	for _, build := range []func() error{
+		func() error { return buildWrapped(ctx, root, bin) },
+		func() error { return buildPackages(ctx, root, dir) },
+	} {
+		if err := build(); err != nil {
+			os.RemoveAll(dir)
+			return "", err
+		}
 	}
 	return bin, nil
 }
