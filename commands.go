@@ -57,11 +57,6 @@ var commands = []command{
 	},
 }
 
-// later is a command that is still to be written.
-func later(l *line, _, stderr io.Writer) int {
-	return fail(stderr, fmt.Errorf("%s: not implemented yet", l.command.word), plans.ExitDeaf)
-}
-
 // status shows all instances, the one of that name, or the one of the flags.
 func status(l *line, stdout, stderr io.Writer) int {
 	show, err := l.reports(stderr)
