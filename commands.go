@@ -122,7 +122,7 @@ func (l *line) reports(stderr io.Writer) (func() ([]instance.Report, error), err
 		flags = flags || name != "v" // which is no flag of an instance
 	}
 	if l.Name == "" && !flags {
-		return func() ([]instance.Report, error) { return instance.AskAll(), nil }, nil
+		return instance.AskAll, nil
 	}
 	name := ""
 	if l.Name != "" {
@@ -215,7 +215,7 @@ func (l *line) each(stdout, stderr io.Writer, do func(name string) (done string,
 			code = cmp.Or(code, instance.ExitCode(err))
 			continue
 		}
-		fmt.Fprintf(stdout, "%s: %s\n", name, done)
+		fmt.Fprintf(stdout, "%s: %s\n", name, instance.Printable(done)) // another process may have said it
 	}
 	return code
 }

@@ -85,8 +85,14 @@ func Confirm(name string) (said string, err error) {
 	if err == nil {
 		return a.Confirmed, nil
 	}
-	if pid, alive := holder(t.path(".lock")); alive {
+	if a.Error != "" {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	switch pid, alive := holder(t.path(".lock")); {
+	case alive && pid != 0:
 		return "", fmt.Errorf("%s: process %d does not answer: %s", name, pid, silence(err))
+	case alive, held(t.path(".lock")):
+		return "", fmt.Errorf("%s does not answer: %s", name, silence(err))
 	}
 	return "", fmt.Errorf("%s: there is no process to confirm it to; what a dead one has left, the next start undoes, or: ipipou down %[1]s", name)
 }

@@ -204,7 +204,8 @@ func ask(path string, what request) (a reply, err error) {
 	if err != nil {
 		return a, unwrapped(err)
 	}
-	return a, a.read(data)
+	err = a.read(data)
+	return a, err
 }
 
 // unwrapped is what the system says, without the socket's name, which may be short's.

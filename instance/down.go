@@ -109,7 +109,7 @@ func downAnothers(dir, name string, owner uint32) (done string, err error) {
 
 // held reports whether somebody has the lock.
 func held(path string) bool {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := openLock(path)
 	if err != nil {
 		return false
 	}
@@ -150,7 +150,7 @@ func place(name string) (string, error) {
 // stop asks the process that holds the lock to end, and waits for that. It returns its
 // number.
 func stop(path string) (pid int, err error) {
-	lock, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	lock, err := openLock(path)
 	if err != nil {
 		return 0, err
 	}

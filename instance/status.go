@@ -27,21 +27,25 @@ func (t trace) socket() string            { return socketPath(t.dir, t.name) }
 var endings = []string{".lock", ".journal", ".sock"}
 
 // find looks for an instance where our own would be or, in there, what a unit's
-// RuntimeDirectory=ipipou/%i has made.
+// RuntimeDirectory=ipipou/%i has made. One that we may not look for is taken to be there.
 func find(dirs []string, name string) (t trace, found bool) {
 	for _, dir := range dirs {
-		for _, t := range []trace{{dir, name}, {filepath.Join(dir, name), name}} {
+		for _, place := range []trace{{dir, name}, {filepath.Join(dir, name), name}} {
 			for _, ending := range endings {
-				if _, err := os.Lstat(t.path(ending)); err == nil {
-					return t, true
+				switch _, err := os.Lstat(place.path(ending)); {
+				case err == nil:
+					return place, true
+				case !found && errors.Is(err, fs.ErrPermission):
+					t, found = place, true
 				}
 			}
 		}
 	}
-	return trace{}, false
+	return t, found
 }
 
-// traces are those of all instances, by their names.
+// traces are those of all instances, by their names: of a unit with DynamicUser= it takes
+// root to look further than its directory.
 func traces(dirs []string) (all []trace) {
 	for _, dir := range dirs {
 		for _, ending := range endings {
@@ -50,6 +54,14 @@ func traces(dirs []string) (all []trace) {
 				for _, path := range found {
 					all = append(all, trace{filepath.Dir(path), strings.TrimSuffix(filepath.Base(path), ending)})
 				}
+			}
+		}
+		inside, _ := os.ReadDir(dir) // an error is hidden's
+		for _, e := range inside {
+			t := trace{filepath.Join(dir, e.Name()), e.Name()}
+			// A file system with pins is root's alone, too.
+			if _, err := os.Lstat(t.path(".lock")); errors.Is(err, fs.ErrPermission) && filepath.Ext(t.name) != ".bpf" {
+				all = append(all, t)
 			}
 		}
 	}
@@ -84,14 +96,28 @@ func Ask(name string) Report {
 }
 
 // AskAll are the reports of all instances that run, and of those that died and left
-// something behind.
-func AskAll() (reports []Report) {
-	for _, t := range traces(runner.Dirs()) {
+// something behind. It is an error if there are none because we may not look for them.
+func AskAll() (reports []Report, err error) {
+	dirs := runner.Dirs()
+	for _, t := range traces(dirs) {
 		if r := t.report(); r.Daemon != Absent {
 			reports = append(reports, r)
 		}
 	}
-	return reports
+	if len(reports) == 0 {
+		err = hidden(dirs)
+	}
+	return reports, err
+}
+
+// hidden is that we may not list what is in one of the directories.
+func hidden(dirs []string) error {
+	for _, dir := range dirs {
+		if _, err := os.ReadDir(dir); errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("not permitted to look into %s: run as root", dir)
+		}
+	}
+	return nil
 }
 
 // Look adds to a report what the configuration and the host tell: all but what only the
@@ -113,7 +139,7 @@ func (t trace) report() Report {
 	pid, alive := holder(t.path(".lock"))
 	_, missing := os.Lstat(t.path(".journal"))
 	switch {
-	case alive:
+	case alive, held(t.path(".lock")): // also by one whose number here is another, as in a container
 		r.Daemon, r.PID, r.Why = Silent, pid, silence(err)
 	case missing == nil:
 		r.Daemon = Dead
@@ -137,9 +163,9 @@ func silence(err error) string {
 }
 
 // holder is the process that has the lock, if there is one. Who may not know is told that
-// there is.
+// there is, with number 0.
 func holder(path string) (pid int, alive bool) {
-	lock, err := os.Open(path)
+	lock, err := openLock(path)
 	if err != nil {
 		return 0, errors.Is(err, fs.ErrPermission)
 	}
@@ -147,8 +173,28 @@ func holder(path string) (pid int, alive bool) {
 	if pid, err = pidIn(lock); err != nil {
 		return 0, false
 	}
-	err = holds(pid, lock)
-	return pid, err == nil || errors.Is(err, fs.ErrPermission)
+	if err = holds(pid, lock); err == nil || errors.Is(err, fs.ErrPermission) {
+		return pid, true
+	}
+	return 0, false
+}
+
+// openLock opens what is a file: in a directory of another user's it may be a pipe, which
+// would be waited for.
+func openLock(path string) (*os.File, error) {
+	lock, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := lock.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
 }
 
 // pidIn is the number in a lock.
