@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ type confirmation struct {
 	within time.Duration // 0: it waits for none
 	end    time.Time     // zero: it does not wait, or no more
 	said   chan struct{} // closed when it was confirmed
-	over   bool          // the time
+	over   bool          // what was not confirmed is being undone
 }
 
 // begin starts the time, if there is one.
@@ -41,7 +42,7 @@ func (c *confirmation) confirm() (said string, err error) {
 	defer c.mu.Unlock()
 	switch {
 	case c.over:
-		return "", fmt.Errorf("too late: not confirmed within %s, it is being undone", c.within)
+		return "", errors.New("too late: it is being undone")
 	case c.end.IsZero():
 		return "there is nothing to be confirmed", nil
 	}
@@ -59,7 +60,6 @@ func (c *confirmation) wait(ctx context.Context) error {
 	defer over.Stop()
 	select {
 	case <-ctx.Done():
-		return nil
 	case <-c.said:
 		return nil
 	case <-over.C:
@@ -70,6 +70,9 @@ func (c *confirmation) wait(ctx context.Context) error {
 		return nil
 	}
 	c.end, c.over = time.Time{}, true
+	if ctx.Err() != nil {
+		return nil
+	}
 	return &Error{plans.ExitGeneral, fmt.Errorf("not confirmed within %s: undone", c.within)}
 }
 

@@ -194,6 +194,9 @@ func TestConfirmation(t *testing.T) {
 		if err := stopped.wait(ctx); err != nil {
 			t.Errorf("it was stopped before: %v", err)
 		}
+		if said, err := stopped.confirm(); err == nil || !stopped.deadline().IsZero() {
+			t.Errorf("what is being undone is %s", said)
+		}
 	})
 }
 

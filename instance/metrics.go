@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
 
 	"ipipou/plans"
 )
@@ -64,9 +65,12 @@ func listenAt(at string) (m metrics, err error) {
 			return m, fmt.Errorf("--metrics: %w", err)
 		}
 		defer done()
-		if conn, err := net.DialTimeout("unix", name, requestTime); err == nil {
+		switch conn, err := net.DialTimeout("unix", name, requestTime); {
+		case err == nil:
 			conn.Close()
 			return m, fmt.Errorf("--metrics %s: somebody listens there already", at)
+		case !errors.Is(err, unix.ECONNREFUSED): // who has it is busy, or it is of another kind
+			return m, fmt.Errorf("--metrics %s: somebody may listen there already: %w", at, unwrapped(err))
 		}
 		if err := os.Remove(at); err != nil {
 			return m, fmt.Errorf("--metrics: %w", err)

@@ -258,3 +258,15 @@ func TestMetricsServed(t *testing.T) {
 		t.Error("it is served on")
 	}
 }
+
+// A socket that somebody has, and who does not answer like us, is left alone.
+func TestMetricsLeaveSocketsAlone(t *testing.T) {
+	name := t.TempDir() + "/log"
+	listenNotify(t, name)
+	if _, err := listenAt(name); err == nil || !strings.Contains(err.Error(), "somebody may listen there already") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Lstat(name); err != nil {
+		t.Error(err)
+	}
+}

@@ -7,7 +7,12 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 )
+
+// notifyTime is how long systemd may take to make room for a line; the end of an instance
+// waits for nobody who reads no more.
+const notifyTime = 2 * time.Second
 
 // What systemd is told of a unit with Type=notify (sd_notify(3)).
 const (
@@ -61,6 +66,7 @@ func notify(socket string, lines ...string) error {
 	if err != nil {
 		return err
 	}
+	conn.SetWriteDeadline(time.Now().Add(notifyTime))
 	_, err = conn.Write([]byte(strings.Join(lines, "\n")))
 	return errors.Join(err, conn.Close())
 }

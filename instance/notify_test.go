@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -83,5 +84,14 @@ func TestNotify(t *testing.T) {
 	}
 	if err := notify(t.TempDir()+"/nobody", notifyReady); err == nil {
 		t.Error("nobody is there, and that is no error")
+	}
+	full := t.TempDir() + "/full"
+	listenNotify(t, full)
+	var err error
+	for n := 0; err == nil && n < 1e6; n++ { // the sender's buffer, or the queue
+		err = notify(full, notifyReady)
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("nobody reads: %v", err)
 	}
 }
