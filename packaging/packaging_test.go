@@ -195,3 +195,38 @@ func valid(t *testing.T, root string) {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 }
+
+// A purge takes away what the package and its units have made, and nothing of others: not
+// the journal of an instance that was started by hand, which may run on.
+func TestPurge(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	const made = `set -e
+for dir in /run /var/lib /etc/systemd; do mount -t tmpfs tmpfs $dir; done
+cd /
+mkdir -p run/private/ipipou/office run/ipipou/root run/ipipou/hub.bpf var/lib/private/ipipou etc/systemd/system/multi-user.target.wants etc/systemd/system/ipipou.target.wants
+ln -s ../private/ipipou/office run/ipipou/office
+ln -s private/ipipou var/lib/ipipou
+ln -s /x/ipipou@.service etc/systemd/system/multi-user.target.wants/ipipou@office.service
+ln -s /x/ipipou@.service etc/systemd/system/ipipou.target.wants/ipipou@office.service
+`
+	const others = `touch run/ipipou/hub.lock run/ipipou/hub.journal
+ln -s /x/other.service etc/systemd/system/ipipou.target.wants/other.service
+`
+	const purge = `sh "$0" purge
+find run/ipipou var/lib etc/systemd/system/*.wants 2>/dev/null | sort | tr '\n' ' '`
+	for more, want := range map[string]string{
+		"rmdir run/ipipou/hub.bpf\n": "etc/systemd/system/multi-user.target.wants var/lib var/lib/private ",
+		others: "etc/systemd/system/ipipou.target.wants etc/systemd/system/ipipou.target.wants/other.service etc/systemd/system/multi-user.target.wants " +
+			"run/ipipou run/ipipou/hub.bpf run/ipipou/hub.journal run/ipipou/hub.lock var/lib var/lib/private ",
+	} {
+		script, err := filepath.Abs("deb/postrm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := output(t, "unshare", "--mount", "sh", "-c", made+more+purge, script); left != want {
+			t.Errorf("left are %q, want %q", left, want)
+		}
+	}
+}
