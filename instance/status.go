@@ -133,6 +133,7 @@ func (r *Report) Look(c plans.Config) {
 func (t trace) report() Report {
 	a, err := ask(t.socket(), askStatus)
 	if err == nil && a.Status != nil {
+		a.Status.Name, a.Status.Daemon = t.name, Running // and not what another user's says of itself
 		return *a.Status
 	}
 	r := Report{Format: ReportFormat, Name: t.name, Tunnels: []TunnelReport{}}

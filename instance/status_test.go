@@ -1,8 +1,10 @@
 package instance
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -128,5 +130,25 @@ func TestStatusOfStrangeLocks(t *testing.T) {
 			t.Errorf("%q: %+v", text, r)
 		}
 		lock.Close()
+	}
+}
+
+// An answer is for the instance that was asked, whoever gives it.
+func TestStatusOfAnotherName(t *testing.T) {
+	dir := runDir(t)
+	l, err := listenUnix(socketPath(dir, "office"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			io.CopyN(io.Discard, conn, int64(len(askStatus))+1)
+			json.NewEncoder(conn).Encode(reply{Status: &Report{Format: ReportFormat, Name: "home", Daemon: Dead}})
+			conn.Close()
+		}
+	}()
+	if r := Ask("office"); r.Name != "office" || r.Daemon != Running {
+		t.Errorf("%+v", r)
 	}
 }

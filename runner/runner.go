@@ -286,7 +286,11 @@ func (r *Runner) failed(s plans.Step, id int, stderr string, err error, vars map
 			return nil, &StepError{Command: s.Do, Err: fmt.Errorf("%s (%s)", e.Error, e.When.In(stderr))}
 		}
 		if r.confirm(e, vars) {
-			r.Log.Warn(e.Say)
+			say, err := plans.Command{Argv: []string{e.Say}}.Expand(vars)
+			if err != nil {
+				return nil, &StepError{Command: s.Do, Err: err}
+			}
+			r.Log.Warn(say.Argv[0])
 			return &s.Else[i], nil
 		}
 	}

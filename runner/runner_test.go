@@ -453,6 +453,18 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// What is said names what the host was found to have.
+func TestElseSays(t *testing.T) {
+	f := &fake{fail: map[string]string{"make eth0": "File exists"}}
+	r := newRunner(t, f)
+	var said strings.Builder
+	r.Log = slog.New(slog.NewTextHandler(&said, nil))
+	p := plans.Plan{Steps: []plans.Step{{Do: c("make ${DEV}"), Else: []plans.Else{{When: plans.Exists, Say: "${DEV} has it already"}}}}}
+	if _, err := r.Run(t.Context(), p, map[string]string{"DEV": "eth0"}); err != nil || !strings.Contains(said.String(), `"eth0 has it already"`) {
+		t.Errorf("%v, said %q", err, &said)
+	}
+}
+
 // What may be somebody else's is noted for undoing only once it is known to be ours: a kill may come between.
 func TestTaken(t *testing.T) {
 	f := &fake{out: map[string]string{"list": "table of theirs\n"}, fail: map[string]string{"make theirs": "File exists"}}
