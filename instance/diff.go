@@ -58,18 +58,39 @@ func Diff(ctx context.Context, c plans.Config, w io.Writer, colour bool) (same b
 // tunnel that misses it, or "" for the whole instance: "address 172.28.0.0 is missing". It
 // takes a fixed number of commands, however many tunnels there are. Rules of nft are not
 // looked at, only that their chains are there, and the elements that let peers in.
-func Drift(ctx context.Context, c plans.Config) (map[string][]string, error) {
-	s, err := survey(ctx, c, false)
-	if err != nil {
-		return nil, err
-	}
-	drift := map[string][]string{}
-	for _, d := range s.compare() {
-		for of, texts := range d.missing(s.absent(d.object)) {
-			drift[of] = append(drift[of], texts...)
+func Drift(ctx context.Context, c plans.Config) (drift map[string][]string, err error) {
+	for again := range 2 { // a peer may be moving, or the instance be putting something back
+		s, err := survey(ctx, c, false)
+		if err != nil {
+			return nil, err
+		}
+		now := map[string][]string{}
+		for _, d := range s.compare() {
+			for of, texts := range d.missing(s.absent(d.object)) {
+				now[of] = append(now[of], texts...)
+			}
+		}
+		if again > 0 {
+			now = inBoth(drift, now)
+		}
+		if drift = now; len(drift) == 0 {
+			break
 		}
 	}
 	return drift, nil
+}
+
+// inBoth is what each of the tunnels lacked at both looks.
+func inBoth(before, now map[string][]string) map[string][]string {
+	both := map[string][]string{}
+	for of, texts := range now {
+		for _, text := range texts {
+			if slices.Contains(before[of], text) {
+				both[of] = append(both[of], text)
+			}
+		}
+	}
+	return both
 }
 
 // missing says what of the plan is not there, by the title of the tunnel. altogether is

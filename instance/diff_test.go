@@ -83,3 +83,13 @@ func FuzzOrdered(f *testing.F) {
 		}
 	})
 }
+
+// What is missing once, because somebody moves, has not drifted.
+func TestInBoth(t *testing.T) {
+	before := map[string][]string{"ipipou0": {"a is missing", "b is missing"}, "ipipou1": {"a is missing"}, "": {"c is missing"}}
+	now := map[string][]string{"ipipou0": {"b is missing", "d is missing"}, "ipipou2": {"a is missing"}, "": {"c is missing"}}
+	want := map[string][]string{"ipipou0": {"b is missing"}, "": {"c is missing"}}
+	if both := inBoth(before, now); !maps.EqualFunc(both, want, slices.Equal) {
+		t.Errorf("%v, want %v", both, want)
+	}
+}
