@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -93,11 +94,12 @@ func Left(name string) (runs, journal bool) {
 	return runs, journal
 }
 
-// locked reports whether somebody holds the lock, as its owner does.
+// locked reports whether somebody holds the lock, as its owner does. One that we may not
+// look at is taken to be held.
 func locked(path string) bool {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return false
+		return errors.Is(err, fs.ErrPermission)
 	}
 	defer f.Close()
 	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)

@@ -2,7 +2,10 @@ package runner
 
 import (
 	"os"
+	"runtime"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A look finds who runs and who died, and changes nothing.
@@ -38,4 +41,16 @@ func TestLeft(t *testing.T) {
 		}
 	}
 	is("when it was killed", false, true)
+	if os.Getuid() == 0 {
+		asked := make(chan bool)
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			_, err := unix.SetfsuidRetUid(64998)
+			runs, _ := Left("office")
+			asked <- runs || err != nil
+		}()
+		if !<-asked {
+			t.Error("who may not look is told that it does not run")
+		}
+	}
 }
