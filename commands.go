@@ -64,17 +64,19 @@ func status(l *line, stdout, stderr io.Writer) int {
 		return fail(stderr, err, plans.ExitUsage)
 	}
 	if !l.Watch {
-		return l.show(show, stdout, stderr)
+		code, _ := l.show(show, stdout, stderr)
+		return code
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	again := time.NewTicker(time.Second)
 	defer again.Stop()
-	for {
+	for first := true; ; first = false {
 		if instance.Terminal(stdout) && !l.JSON {
 			fmt.Fprint(stdout, "\x1b[H\x1b[2J") // the cursor up, and all cleared (ECMA-48)
 		}
-		if code := l.show(show, stdout, stderr); code != 0 {
+		// What can't be found out while an instance comes or goes, can be a second later.
+		if code, over := l.show(show, stdout, stderr); over || first && code != 0 {
 			return code
 		}
 		select {
@@ -85,18 +87,19 @@ func status(l *line, stdout, stderr io.Writer) int {
 	}
 }
 
-// show writes the reports once. What could not be found out is an error, beside the rest.
-func (l *line) show(reports func() ([]instance.Report, error), stdout, stderr io.Writer) (code int) {
+// show writes the reports once. What could not be found out is an error, beside the rest;
+// over tells of one that stays.
+func (l *line) show(reports func() ([]instance.Report, error), stdout, stderr io.Writer) (code int, over bool) {
 	all, err := reports()
 	if err != nil {
-		return fail(stderr, err, plans.ExitUsage)
+		return fail(stderr, err, plans.ExitUsage), true
 	}
 	for _, r := range all {
 		if r.Fault == "" {
 			continue
 		}
 		if code = fail(stderr, errors.New(r.Fault), plans.ExitGeneral); r.Daemon != instance.Running {
-			return code // there is nothing else to be said of it
+			return code, false // there is nothing else to be said of it
 		}
 	}
 	if l.JSON {
@@ -109,9 +112,9 @@ func (l *line) show(reports func() ([]instance.Report, error), stdout, stderr io
 		err = style.Show(stdout, all)
 	}
 	if err != nil {
-		return fail(stderr, err, plans.ExitGeneral)
+		return fail(stderr, err, plans.ExitGeneral), true
 	}
-	return code
+	return code, false
 }
 
 // reports makes what finds out what is asked for: now, and again each time. Of an instance
