@@ -17,14 +17,15 @@ import (
 	"ipipou/runner"
 )
 
-// A trace is what an instance has in a directory: its socket, its lock or its journal.
+// A trace is what an instance has in a directory: its lock or its journal.
 type trace struct{ dir, name string }
 
 func (t trace) path(ending string) string { return filepath.Join(t.dir, t.name+ending) }
 func (t trace) socket() string            { return socketPath(t.dir, t.name) }
 
-// endings are those of an instance's files.
-var endings = []string{".lock", ".journal", ".sock"}
+// endings are those of the files that tell of an instance. A socket alone is another one,
+// such as that of metrics.
+var endings = []string{".lock", ".journal"}
 
 // find looks for an instance where our own would be or, in there, what a unit's
 // RuntimeDirectory=ipipou/%i has made. One that we may not look for is taken to be there.

@@ -141,6 +141,12 @@ func TestStatusOfAnotherName(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	if all := traces([]string{dir}); len(all) > 0 {
+		t.Errorf("a socket alone is taken for %v", all)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "office.lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	go func() {
 		if conn, err := l.Accept(); err == nil {
 			io.CopyN(io.Discard, conn, int64(len(askStatus))+1)
