@@ -28,21 +28,35 @@ func (t trace) socket() string            { return socketPath(t.dir, t.name) }
 var endings = []string{".lock", ".journal"}
 
 // find looks for an instance where our own would be or, in there, what a unit's
-// RuntimeDirectory=ipipou/%i has made. One that we may not look for is taken to be there.
+// RuntimeDirectory=ipipou/%i has made. Of several of one name it is one that lives, or else
+// the first. One that we may not look for is taken to be there.
 func find(dirs []string, name string) (t trace, found bool) {
+	hidden := false
 	for _, dir := range dirs {
 		for _, place := range []trace{{dir, name}, {filepath.Join(dir, name), name}} {
-			for _, ending := range endings {
-				switch _, err := os.Lstat(place.path(ending)); {
-				case err == nil:
-					return place, true
-				case !found && errors.Is(err, fs.ErrPermission):
-					t, found = place, true
-				}
+			there, err := place.there()
+			if pid, alive := holder(place.path(".lock")); there && alive && pid != 0 {
+				return place, true
+			}
+			switch {
+			case there && (!found || hidden):
+				t, found, hidden = place, true, false
+			case !found && errors.Is(err, fs.ErrPermission):
+				t, found, hidden = place, true, true
 			}
 		}
 	}
 	return t, found
+}
+
+// there reports whether any of the instance's files is.
+func (t trace) there() (is bool, err error) {
+	for _, ending := range endings {
+		if _, err = os.Lstat(t.path(ending)); err == nil {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // traces are those of all instances, by their names: of a unit with DynamicUser= it takes

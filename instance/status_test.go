@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ipipou/runner"
 )
 
 // asStranger runs f as a user who may do nothing here.
@@ -156,5 +158,25 @@ func TestStatusOfAnotherName(t *testing.T) {
 	}()
 	if r := Ask("office"); r.Name != "office" || r.Daemon != Running {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Of two of one name it is the one that lives, wherever it is.
+func TestStatusOfTwo(t *testing.T) {
+	dir := runDir(t)
+	unit := filepath.Join(dir, "office")
+	if err := errors.Join(os.Mkdir(unit, 0o755), os.WriteFile(filepath.Join(dir, "office.journal"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if found, _ := find([]string{dir}, "office"); found.dir != dir {
+		t.Errorf("found in %s, want %s", found.dir, dir)
+	}
+	j, err := runner.OpenJournal(unit, "office")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if found, _ := find([]string{dir}, "office"); found.dir != unit {
+		t.Errorf("found in %s, want %s", found.dir, unit)
 	}
 }
