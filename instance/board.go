@@ -35,8 +35,10 @@ type standing struct {
 // A board has the standing of each tunnel of an instance, by its title; under "nobody"
 // that of what is no tunnel's in particular.
 type board struct {
-	now     func() time.Time
-	changed func(title string, s standing) // after a change of state or peer; must not block
+	now func() time.Time
+	// changed is called after each change of state or peer, in their order; it must not block,
+	// nor look at the board.
+	changed func(title string, s standing)
 
 	mu      sync.Mutex
 	tunnels map[string]*standing
@@ -56,9 +58,9 @@ func newBoard(c plans.Config, now func() time.Time, changed func(string, standin
 // set notes the state of a tunnel's path and its peer.
 func (b *board) set(title string, state State, peer netip.AddrPort) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	s := b.tunnels[title]
 	if s.State == state && s.Peer == peer {
-		b.mu.Unlock()
 		return
 	}
 	now := b.now()
@@ -68,9 +70,7 @@ func (b *board) set(title string, state State, peer netip.AddrPort) {
 	if s.Peer != peer {
 		s.Peer, s.Bound = peer, now
 	}
-	seen := *s
-	b.mu.Unlock()
-	b.changed(title, seen)
+	b.changed(title, *s)
 }
 
 // authenticated notes that an authentication was accepted.

@@ -2,6 +2,8 @@ package instance
 
 import (
 	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,5 +53,29 @@ func TestBoard(t *testing.T) {
 	}
 	if d := cmp.Diff([]State{Up, Lost, Up}, said); d != "" {
 		t.Error(d)
+	}
+}
+
+// The change that is told last is the one that stands, whoever else sets it meanwhile.
+func TestBoardsChangesInOrder(t *testing.T) {
+	var mu sync.Mutex
+	var last standing
+	b := newBoard(plans.Config{Tunnels: []plans.Tunnel{{Dev: "ipipou0"}}}, time.Now, func(_ string, s standing) {
+		runtime.Gosched() // others come in here, if they can
+		mu.Lock()
+		defer mu.Unlock()
+		last = s
+	})
+	for range 100 {
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				b.set("ipipou0", []State{Up, Lost}[i%2], netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), uint16(i)))
+			})
+		}
+		all.Wait()
+		if now := b.standings()["ipipou0"]; now.State != last.State || now.Peer != last.Peer {
+			t.Fatalf("%v is told last, and %v stands", last, now)
+		}
 	}
 }
