@@ -62,7 +62,8 @@ func (h *stateHooks) next() (title string, s standing, ok bool) {
 	return title, s, true
 }
 
-// run runs the commands until ctx ends; then what waits is dropped.
+// run runs the commands until ctx ends; then what waits is dropped, and one that runs is
+// awaited, for as long as a command may take.
 func (h *stateHooks) run(ctx context.Context) error {
 	for {
 		select {
@@ -75,17 +76,20 @@ func (h *stateHooks) run(ctx context.Context) error {
 			if !ok {
 				break
 			}
-			h.call(h.hooks[title], s)
+			h.call(ctx, h.hooks[title], s)
 		}
 	}
 }
 
-func (h *stateHooks) call(t plans.Tunnel, s standing) {
+func (h *stateHooks) call(ctx context.Context, t plans.Tunnel, s standing) {
 	peer := "-"
 	if s.Peer != (netip.AddrPort{}) {
 		peer = s.Peer.String()
 	}
 	for _, argv := range t.StateHook {
+		if ctx.Err() != nil {
+			return
+		}
 		c := plans.Command{Argv: append(slices.Clone(argv), t.Dev, string(s.State), peer)}
 		h.in.Log.Debug(c.String())
 		if _, stderr, err := h.in.run.Exec(c); err != nil {

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -79,6 +80,33 @@ func TestStateHooks(t *testing.T) {
 		synctest.Wait()
 		if len(ran) != len(want) {
 			t.Errorf("in the end it ran %q", ran[len(want):])
+		}
+	})
+}
+
+// Of commands that hang, the end waits for one at most.
+func TestStateHooksThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hook := [][]string{{"hang"}, {"hang"}, {"hang"}}
+		in := &Instance{
+			Log:    NewLog(io.Discard, LogSettings{}),
+			Config: plans.Config{Tunnels: []plans.Tunnel{{Dev: "ipipou0", StateHook: hook}, {Dev: "ipipou1", StateHook: hook}}},
+			run: &runner.Runner{Exec: func(plans.Command) (string, string, error) {
+				time.Sleep(runner.DefaultTimeout)
+				return "", "", runner.ErrKilled
+			}},
+		}
+		in.hooks = newStateHooks(in)
+		in.board = newBoard(in.Config, time.Now, in.changed)
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, tunnel := range in.Config.Tunnels {
+			in.board.set(tunnel.Dev, Up, netip.AddrPort{})
+		}
+		time.AfterFunc(time.Second, cancel)
+		start := time.Now()
+		in.hooks.run(ctx)
+		if took := time.Since(start); took > runner.DefaultTimeout {
+			t.Errorf("the end took %v", took)
 		}
 	})
 }
