@@ -163,6 +163,25 @@ func TestPinging(t *testing.T) {
 	})
 }
 
+// A path is lost as soon if there is a reason to ask more often, be it always.
+func TestHurryingOverADeadPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPinged(t, 10*time.Second)
+		p.set(false, 0, nil)
+		p.then(p.Begin)
+		for range 10 {
+			time.Sleep(400 * time.Millisecond)
+			p.Hurry()
+		}
+		p.until(5)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.events) != 1 || p.events[0] != "lost 3" && p.events[0] != "lost 4" {
+			t.Errorf("said %q, want it lost after three seconds", p.events)
+		}
+	})
+}
+
 // Without an interface, requests are unanswered; with a new one, the next has another socket.
 func TestPingingOverNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,10 +17,10 @@ type pulse struct {
 	every time.Duration
 	at    time.Time // when the next request is due; zero: nobody is asked
 
-	waiting bool // the last request is unanswered
-	sent    time.Time
-	missed  int // unanswered in a row
-	step    int // of the backoff
+	waiting bool      // what was asked is unanswered
+	since   time.Time // when the first request was sent of those that wait for one answer
+	missed  int       // times in a row that none came
+	step    int       // of the backoff
 	up      bool
 	lost    bool
 }
@@ -35,11 +35,14 @@ func (p *pulse) hurry(now time.Time) {
 	}
 }
 
-// ask notes that a request is sent now, and reports whether the path is lost by that: the
-// last one has had its time.
+// ask notes that a request is sent now, and reports whether the path is lost by that: those
+// before have had their time. Who hurries all the time does not put that off.
 func (p *pulse) ask(now time.Time) (lost bool) {
-	if p.waiting && now.Sub(p.sent) >= p.patience() {
-		p.missed++
+	switch {
+	case !p.waiting:
+		p.since = now
+	case now.Sub(p.since) >= p.patience():
+		p.missed, p.since = p.missed+1, now
 	}
 	if p.missed >= LostAfter && !p.lost {
 		p.lost, p.up, p.step, lost = true, false, 0, true
@@ -49,7 +52,7 @@ func (p *pulse) ask(now time.Time) (lost bool) {
 		wait = min(retryAfter<<min(p.step, 30), p.every)
 		p.step++
 	}
-	p.waiting, p.sent, p.at = true, now, now.Add(wait)
+	p.waiting, p.at = true, now.Add(wait)
 	return lost
 }
 
