@@ -159,8 +159,12 @@ func (m *mover) follow() error {
 	return nil
 }
 
-// refreshes reports whether the other end's name is resolved anew.
+// refreshes reports whether the other end's name is resolved anew. A server's peer is where
+// it authenticates from.
 func (m *mover) refreshes() bool {
+	if m.tunnel.Role == plans.Server {
+		return false
+	}
 	return m.tunnel.Refresh > 0 || m.monitored() && m.tunnel.RemoteHost != ""
 }
 

@@ -88,3 +88,13 @@ func TestGuardedWhenItIsThere(t *testing.T) {
 		}
 	}
 }
+
+// A server's peer is where it authenticates from, whatever the name of who may.
+func TestServersDoNotFollowNames(t *testing.T) {
+	for role, want := range map[plans.Role]bool{plans.Server: false, plans.Client: true, plans.Static: true} {
+		m := &mover{tunnel: plans.Tunnel{Role: role, RemoteHost: "a", Monitor: plans.MonitorPing}}
+		if m.refreshes() != want {
+			t.Errorf("role %v: its name is resolved anew: %v, want %v", role, !want, want)
+		}
+	}
+}
