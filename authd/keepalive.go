@@ -54,7 +54,9 @@ func (k *keeping) bound(tunnel int, peer netip.AddrPort, now time.Time) {
 }
 
 // due are the peers to send to at the time now, by tunnel, and when to ask again; zero:
-// after somebody was bound.
+// after somebody was bound. Who is due soon, within a tenth of his interval, is sent to now
+// and from now on together with the others: thousands of peers, each with a time of his own,
+// would be looked through thousands of times in an interval.
 func (k *keeping) due(now time.Time) (peers map[int]netip.AddrPort, again time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -66,7 +68,7 @@ func (k *keeping) due(now time.Time) (peers map[int]netip.AddrPort, again time.T
 		if !t.peer.IsValid() {
 			continue
 		}
-		if !now.Before(t.next) {
+		if !now.Add(t.every / 10).Before(t.next) {
 			peers[i], t.next = t.peer, now.Add(t.every)
 		}
 		if again.IsZero() || t.next.Before(again) {
@@ -90,6 +92,9 @@ func (s *Server) keepalives(ctx context.Context) {
 		}
 		peers, again := s.keeping.due(s.now())
 		for i, peer := range peers {
+			if ctx.Err() != nil {
+				return // where nothing can be sent, each takes sendFor
+			}
 			t := s.tunnels[i]
 			if err := s.senders[t.Device].send(t.Local, peer, t.TTL, nil); err != nil {
 				s.folds.warn(t.failed("%s: %s: keepalive not sent: %v", peer, err))

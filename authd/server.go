@@ -30,8 +30,8 @@ type ServerTunnel struct {
 	Reply  bool  // answer a valid authentication; with Auth.Challenge it is
 	TTL    uint8 // of replies and keepalives, in hops; 0: the system's
 
-	// Keepalive is between two empty datagrams to the bound peer, which keep the mappings of
-	// NATs on the way; 0: none. Lifetime is for how long after an
+	// Keepalive is between two empty datagrams to the bound peer, or up to a tenth less; they
+	// keep the mappings of NATs on the way; 0: none. Lifetime is for how long after an
 	// authentication they are sent; 0: for ever.
 	Keepalive, Lifetime time.Duration
 
