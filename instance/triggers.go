@@ -2,8 +2,10 @@ package instance
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"ipipou/authd"
@@ -32,7 +34,9 @@ func (in *Instance) triggers(ctx context.Context, clients []*client, movers []*m
 		fail(&Error{ExitSockets, err})
 		return
 	}
-	w.follow() // what changed before there was somebody to notice
+	// What changed before there was somebody to notice.
+	w.follow()
+	w.look()
 	var settled, stale <-chan time.Time
 	for {
 		select {
@@ -83,6 +87,7 @@ type watcher struct {
 	addrs, routes, files <-chan struct{}
 	watch                *authd.RouteWatch
 	moved                bool // an end of a tunnel has another address, since the last look
+	looked               time.Time
 }
 
 func (w *watcher) open(ctx context.Context) (err error) {
@@ -98,9 +103,13 @@ func (w *watcher) open(ctx context.Context) (err error) {
 		w.routes = w.watch.Changed
 	}
 	if len(w.named) > 0 {
-		w.files, err = watchFiles(ctx, nameFiles)
+		// Hosts run out of these (fs.inotify.max_user_instances), and there are other
+		// occasions to resolve a name.
+		if w.files, err = watchFiles(ctx, nameFiles); err != nil {
+			w.in.Log.Warn(fmt.Sprintf("%s are not watched: %v", strings.Join(nameFiles, " and "), err))
+		}
 	}
-	return err
+	return nil
 }
 
 // servers are the addresses of the clients' servers.
@@ -113,11 +122,15 @@ func (w *watcher) servers() []netip.Addr {
 	return slices.Compact(to)
 }
 
+// looksEvery is how often it is looked at most whether there is another way: a route that
+// comes and goes makes each client authenticate as often.
+const looksEvery = time.Second
+
 // unsettled is the timer after which to look: a network that comes or goes makes many
 // changes. One that runs is left alone, for there may be no end of changes.
 func (w *watcher) unsettled(settled <-chan time.Time) <-chan time.Time {
 	if settled == nil && len(w.clients)+len(w.named) > 0 {
-		settled = time.After(settle)
+		settled = time.After(max(settle, time.Until(w.looked.Add(looksEvery))))
 	}
 	return settled
 }
@@ -125,6 +138,7 @@ func (w *watcher) unsettled(settled <-chan time.Time) <-chan time.Time {
 // look is after a change of addresses, links, routes or rules. In another network names
 // may stand for something else.
 func (w *watcher) look() {
+	w.looked = time.Now()
 	for _, c := range w.clients {
 		if c.rerouted() {
 			c.trigger()
