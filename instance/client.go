@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ipipou/authd"
-	"ipipou/instance/probe"
 	"ipipou/plans"
 )
 
@@ -19,8 +18,7 @@ import (
 type client struct {
 	*mover
 	auth *authd.Client
-	ping *probe.Prober // nil without
-	way  *authd.Way    // of the last authentication; nil: it is not known. mover.mu guards it
+	way  *authd.Way // of the last authentication; nil: it is not known. mover.mu guards it
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.

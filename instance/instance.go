@@ -263,9 +263,6 @@ func (in *Instance) serve(ctx context.Context) error {
 			clients = append(clients, c)
 			movers = append(movers, c.mover)
 			parts = append(parts, func(ctx context.Context) error { return c.auth.Run(ctx, c.again) })
-			if c.ping != nil {
-				parts = append(parts, running(c.ping))
-			}
 		}
 	}
 	for _, m := range movers {
@@ -273,7 +270,10 @@ func (in *Instance) serve(ctx context.Context) error {
 			parts = append(parts, m.watch)
 		}
 		if m.tunnel.Monitor == plans.MonitorPing && m.tunnel.Role == plans.Static {
-			parts = append(parts, in.pinged(m))
+			in.pinged(m)
+		}
+		if m.ping != nil {
+			parts = append(parts, running(m.ping))
 		}
 	}
 	if len(servers) > 0 {

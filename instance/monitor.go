@@ -62,10 +62,9 @@ func (m *mover) peer() netip.AddrPort {
 }
 
 // pinged watches the path of a static tunnel.
-func (in *Instance) pinged(m *mover) func(context.Context) error {
-	p := in.prober(m.tunnel, m.peer, m.heard, m.unheard, func() { signal(m.look) })
-	p.Begin()
-	return running(p)
+func (in *Instance) pinged(m *mover) {
+	m.ping = in.prober(m.tunnel, m.peer, m.heard, m.unheard, func() { signal(m.look) })
+	m.ping.Begin()
 }
 
 // prober is what pings the peer that is bound to a tunnel; nil if it is not asked for.
@@ -101,15 +100,9 @@ func (c *client) watched(conf *authd.ClientConfig) {
 			func() { c.unheard(); c.auth.Path(true) },
 			func() {})
 		c.ping.Begin()
-		at := conf.Remote
 		conf.OnReply = func() {
 			c.in.board.authenticated(title)
-			if now := remote(); now != at {
-				at = now
-				c.ping.Begin() // another server
-			} else {
-				c.ping.Hurry()
-			}
+			c.ping.Hurry()
 		}
 		return
 	}

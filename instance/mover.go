@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ipipou/instance/probe"
 	"ipipou/plans"
 )
 
@@ -23,6 +24,7 @@ type mover struct {
 	again chan struct{} // it has to look where its ends are
 	look  chan struct{} // the other end's name may stand for something else
 	lost  atomic.Bool   // the path is dead, as far as is known
+	ping  *probe.Prober // of the path; nil without
 
 	mu     sync.Mutex
 	tunnel plans.Tunnel      // RemoteIP is what the name stood for last
@@ -142,12 +144,12 @@ func (m *mover) follow() error {
 	before, after := m.vars, vars
 	m.vars, m.index, m.owed = vars, outer, false
 	m.in.learn(vars)
-	said := false
+	said, theirs := false, false
 	for name, new := range after {
 		if old := before[name]; old != new && slices.Contains(m.tunnel.Addressing(), name) {
 			whose := "own"
 			if name != m.tunnel.IPVar() {
-				whose = "the other end's"
+				whose, theirs = "the other end's", true
 			}
 			m.in.Log.Info(fmt.Sprintf("%s: %s address changed, tunnel moved from %s to %s", m.tunnel.Dev, whose, old, new))
 			said = true
@@ -156,7 +158,21 @@ func (m *mover) follow() error {
 	if !said {
 		m.in.Log.Info(m.tunnel.Dev + ": the outer interface was made anew, tunnel moved")
 	}
+	m.moved(theirs)
 	return nil
+}
+
+// moved has it found out, where the path is watched, whether it leads to the other end now.
+// A static tunnel that is not watched is up.
+func (m *mover) moved(theirs bool) {
+	switch {
+	case m.ping != nil && theirs:
+		m.ping.Begin()
+	case m.ping != nil:
+		m.ping.Hurry()
+	case m.tunnel.Role == plans.Static:
+		m.in.board.set(m.tunnel.Title(), Up, m.remote())
+	}
 }
 
 // refreshes reports whether the other end's name is resolved anew. A server's peer is where

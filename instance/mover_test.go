@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -97,4 +98,41 @@ func TestServersDoNotFollowNames(t *testing.T) {
 			t.Errorf("role %v: its name is resolved anew: %v, want %v", role, !want, want)
 		}
 	}
+}
+
+// A static tunnel whose other end's name stands for another address is known to lead there; where it is pinged, when
+// that has found out.
+func TestStandingOfWhatMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		s := moved(t, &said)
+		s.in.board = newBoard(s.in.Config, time.Now, func(string, standing) {})
+		s.in.run.Exec = func(plans.Command) (string, string, error) { return "", "", nil }
+		maps.Copy(s.in.vars, map[string]string{plans.RunDir: t.TempDir(), "TUN_INDEX": "3", "ENDPOINTS_MAP": "4"})
+		s.in.moment().answers[s.tunnel.IPVar()] = answer{value: "192.0.2.1"}
+		s.index = 0 // no matter which
+		maps.Copy(s.vars, s.tunnel.PeerVars(s.remote()))
+		stands := func(want State) {
+			t.Helper()
+			s.mu.Lock()
+			s.tunnel.RemoteIP = s.tunnel.RemoteIP.Next()
+			err := s.follow()
+			s.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if now := s.in.board.standings()[s.tunnel.Title()]; now.State != want || now.Peer != s.peer() {
+				t.Errorf("it stands %v, want %s, %v; it said %q", now, want, s.peer(), said.String())
+			}
+		}
+		stands(Up)
+		s.tunnel.MonitorEvery = time.Second
+		s.in.pinged(s.mover)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go s.ping.Run(ctx)
+		stands(Lost) // there is no such interface
+		stands(Lost)
+	})
 }
