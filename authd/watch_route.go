@@ -79,7 +79,7 @@ func routeFilter(to []netip.Addr) []bpf.Instruction {
 // A Way is how the kernel would send to an address.
 type Way struct {
 	Device  int        // index of the interface
-	Gateway netip.Addr // invalid: none
+	Gateway netip.Addr // IPv4 or IPv6; invalid: none
 }
 
 // WayTo asks the kernel (rtnetlink(7), RTM_GETROUTE) how it would send from an IPv4 address
@@ -164,6 +164,8 @@ func parseWay(b []byte) (way Way, err error) {
 			way.Device = int(int32(binary.NativeEndian.Uint32(value)))
 		case kind == unix.RTA_GATEWAY:
 			way.Gateway, _ = netip.AddrFromSlice(value)
+		case kind == unix.RTA_VIA && len(value) >= 2: // of another family: struct rtvia, behind its number
+			way.Gateway, _ = netip.AddrFromSlice(value[2:])
 		}
 		b = b[min((n+3)&^3, len(b)):]
 	}

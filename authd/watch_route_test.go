@@ -102,6 +102,11 @@ func TestNetRoutes(t *testing.T) {
 	if way, err := ask(server); err != nil || way != (Way{direct.Device, serverAddr.Addr()}) {
 		t.Errorf("by default: %v, %v", way, err)
 	}
+	do("-4 route replace default via inet6 fe80::1 dev c0")
+	get(t, "a default route by IPv6", w.Changed)
+	if way, err := ask(server); err != nil || way != (Way{direct.Device, netip.MustParseAddr("fe80::1")}) {
+		t.Errorf("by IPv6: %v, %v", way, err)
+	}
 	do("route add 100.64.0.0/28 dev c0")
 	select {
 	case <-w.Changed:
