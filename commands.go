@@ -178,8 +178,6 @@ func (l *line) confirmable(c plans.Config) error {
 	switch {
 	case l.Confirm == nil:
 		return nil
-	case *l.Confirm < time.Second:
-		return fmt.Errorf("--confirm: %s is too short, want 1s at least", *l.Confirm)
 	case l.PrintOnly:
 		return errors.New("--confirm: --print-only starts nothing that could be confirmed")
 	case c.ReauthOnly:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -18,6 +19,9 @@ const (
 func diff(l *line, stdout, stderr io.Writer) int {
 	if l.Name != "" {
 		l.Config = append(l.Config, l.Name)
+	}
+	if len(l.Config) == 0 && len(l.settings) == 0 {
+		return fail(stderr, errors.New("nothing to compare: want NAME, or --config, or the other flags of an instance"), plans.ExitUsage)
 	}
 	files, err := l.files()
 	if err != nil {

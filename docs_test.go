@@ -32,6 +32,27 @@ func documents(t *testing.T) map[string]string {
 	return texts
 }
 
+// Who copies the first two examples, the server's and the client's, has ends that let each other in.
+func TestQuickStart(t *testing.T) {
+	var ends [2]plans.Tunnel
+	for i, b := range regexp.MustCompile("(?ms)^```toml\n(.*?)^```$").FindAllStringSubmatch(documents(t)["README.md"], len(ends)) {
+		ends[i] = checkConfig(t, "README.md", "./office.toml", b[1])[0].Tunnels[0]
+	}
+	server, client := ends[0], ends[1]
+	if server.Role != plans.Server || client.Role != plans.Client {
+		t.Fatalf("the first examples are of a %s and a %s", server.Role, client.Role)
+	}
+	for _, pair := range [][2]plans.Tunnel{{server, client}, {client, server}} {
+		if !pair[0].Auth.RemoteKey.Equal(pair[1].Auth.Key.Public()) {
+			t.Errorf("the %s does not have the %s's public key", pair[0].Role, pair[1].Role)
+		}
+	}
+	if !slices.Equal(server.Auth.Secret, client.Auth.Secret) || server.Auth.Reply != client.Auth.Reply || server.FOUPort != client.RemotePort ||
+		server.Addrs[0].Peer != client.Addrs[0].IP {
+		t.Errorf("the server %+v is not the client's %+v", server, client)
+	}
+}
+
 var fenced = regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$")
 
 // Every configuration in the documents is valid, and every command a command.
@@ -66,7 +87,8 @@ func TestDocs(t *testing.T) {
 		}
 	}
 	for what, want := range map[string]int{
-		"README.md toml": 9, "README.md commands": 6, "docs/moving.md conf": 2, "docs/moving.md toml": 4, "docs/moving.md commands": 10,
+		"README.md toml": 5, "README.md commands": 15, "docs/static.md toml": 5, "docs/bpf.md toml": 1, "docs/monitoring.md toml": 1,
+		"docs/moving.md conf": 2, "docs/moving.md toml": 4, "docs/moving.md commands": 10,
 	} {
 		if counts[what] < want {
 			t.Errorf("found %d of %s, want %d: has the form changed?", counts[what], what, want)

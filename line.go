@@ -52,8 +52,8 @@ type making struct {
 
 // running are the flags of who runs the tunnels.
 type running struct {
-	Confirm    *time.Duration `name:"confirm" placeholder:"TIME" help:"Undo everything after this time, as in 60s, unless ipipou confirm comes before. Default: never." group:"Mode"`
-	AuthKeygen bool           `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
+	Confirm    *interval `name:"confirm" placeholder:"TIME" help:"Undo everything after this time, as in 60s, unless ipipou confirm comes before. Default: never." group:"Mode"`
+	AuthKeygen bool      `name:"auth-keygen" help:"Print a new ed25519 key pair, private then public, and exit." group:"Authentication"`
 }
 
 type auditing struct {
@@ -254,4 +254,13 @@ func blank(s string) {
 	for i, b := 0, unsafe.Slice(unsafe.StringData(s), len(s)); i < len(b); i++ {
 		b[i] = 'x'
 	}
+}
+
+// An interval is a flag's value in the form that a file's keys of that kind have.
+type interval struct{ time.Duration }
+
+// UnmarshalText is for kong.
+func (i *interval) UnmarshalText(text []byte) (err error) {
+	i.Duration, err = plans.Time(string(text))
+	return err
 }

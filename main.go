@@ -71,7 +71,7 @@ func up(l *line, stdout, stderr io.Writer) int {
 	}
 	in := &instance.Instance{Config: config, Log: log, Echo: echo(log, logSettings(config), stderr), Version: version()}
 	if l.Confirm != nil {
-		in.ConfirmWithin = *l.Confirm
+		in.ConfirmWithin = l.Confirm.Duration
 	}
 	ctx, again, stop := signals(func(s os.Signal) { log.Info(s.String() + ": ignored") })
 	defer stop()

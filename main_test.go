@@ -151,9 +151,9 @@ func TestThreatModel(t *testing.T) {
 	}
 }
 
-// The log's lines and events in the README are the log's.
-func TestReadmeLogs(t *testing.T) {
-	text, err := os.ReadFile("README.md")
+// The log's lines and events in its page are the log's.
+func TestLogsPage(t *testing.T) {
+	text, err := os.ReadFile("docs/logs.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,13 +139,13 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// Each cause of a refusal has a word of its own, which the README has too.
+// Each cause of a refusal has a word of its own, which docs/logs.md has too.
 func TestReasons(t *testing.T) {
 	source, err := os.ReadFile("auth.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../docs/logs.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +158,8 @@ func TestReasons(t *testing.T) {
 			t.Errorf("%v is %q, as another is", r.err, got)
 		}
 		seen[r.name] = true
-		if !bytes.Contains(readme, []byte("`"+r.name+"`")) {
-			t.Errorf("the README does not have %s", r.name)
+		if !bytes.Contains(page, []byte("`"+r.name+"`")) {
+			t.Errorf("docs/logs.md does not have %s", r.name)
 		}
 	}
 	if got := Reason(errors.New("no route")); got != "other" {

@@ -68,7 +68,10 @@ func (b *board) set(title string, state State, peer netip.AddrPort) {
 		s.State, s.Since = state, now
 	}
 	if s.Peer != peer {
-		s.Peer, s.Bound = peer, now
+		s.Peer, s.Bound = peer, time.Time{}
+	}
+	if state == Up && s.Bound.IsZero() { // who never answered is not bound
+		s.Bound = now
 	}
 	b.changed(title, *s)
 }

@@ -47,11 +47,21 @@ func TestBoard(t *testing.T) {
 	if s := b.standings()["ipipou0"]; s.Bound != clock || s.Peer != moved || s.Since != clock {
 		t.Errorf("after the move: %+v", s)
 	}
+	later()
+	b.set("ipipou0", Lost, a)
+	if s := b.standings()["ipipou0"]; !s.Bound.IsZero() || s.Peer != a {
+		t.Errorf("at an address where it was never answered: %+v", s)
+	}
+	later()
+	b.set("ipipou0", Up, a)
+	if s := b.standings()["ipipou0"]; s.Bound != clock {
+		t.Errorf("answered there: %+v", s)
+	}
 	b.refused("ipipou0", "signature")
 	if got["ipipou0"].Refused["signature"] != 2 {
 		t.Error("a standing that was handed out changes")
 	}
-	if d := cmp.Diff([]State{Up, Lost, Up}, said); d != "" {
+	if d := cmp.Diff([]State{Up, Lost, Up, Lost, Up}, said); d != "" {
 		t.Error(d)
 	}
 }

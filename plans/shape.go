@@ -110,18 +110,26 @@ func (r *reader) number32(name string) string {
 	return strconv.FormatUint(n, 10)
 }
 
-// duration reads a time in Go's notation or in seconds, of a second or more.
-func (r *reader) duration(name string) time.Duration {
-	if !r.has(name) {
-		return 0
-	}
-	text := r.text(name)
+// Time reads a time in Go's notation or in seconds, of a second or more.
+func Time(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if n, fault := strconv.Atoi(text); fault == nil {
 		d, err = time.Duration(n)*time.Second, nil
 	}
 	if err != nil || d < time.Second {
-		r.fail(name, "%q is no time, want one second or more, such as 30s, 5m or 1h", text)
+		return 0, fmt.Errorf("%q is no time, want one second or more, such as 30s, 5m or 1h", text)
+	}
+	return d, nil
+}
+
+// duration reads a key by Time.
+func (r *reader) duration(name string) time.Duration {
+	if !r.has(name) {
+		return 0
+	}
+	d, err := Time(r.text(name))
+	if err != nil {
+		r.fail(name, "%v", err)
 	}
 	return d
 }

@@ -32,7 +32,7 @@ var hostMeasures = []gateMeasure{
 	}},
 }
 
-// BenchmarkHost prints how fast the BPF data path is, and what is the choice without it, as a table for the README. Time
+// BenchmarkHost prints how fast the BPF data path is, and what is the choice without it, as a table for docs/costs.md. Time
 // is this host's, so it runs there alone (IPIPOU_LAB_HOST=1, see `make bench-host`) and wants a machine that does nothing
 // else. A sender and a receiver have a thread each.
 func BenchmarkHost(b *testing.B) {

@@ -179,7 +179,7 @@ var gateMeasures = []gateMeasure{
 
 func mbits(bytes int, d time.Duration) float64 { return float64(bytes) * 8 / 1e6 / d.Seconds() }
 
-// BenchmarkGate prints what the server's gate costs, as a table for the README, to a client behind the NAT router. In and
+// BenchmarkGate prints what the server's gate costs, as a table for docs/costs.md, to a client behind the NAT router. In and
 // out are as the server sees it.
 // It means something only where time counts instructions (IPIPOU_LAB_ICOUNT=1, see `make bench`): the same then gives
 // the same to half a percent. All variants stand side by side and are measured in turn, a round each; ratios are within

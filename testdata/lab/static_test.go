@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// An outer is a kind of tunnel: a row of the README's table.
+// An outer is a kind of tunnel: a row of the table in docs/static.md.
 type outer struct {
 	mode, key string
 	six       bool   // outer addresses are IPv6
@@ -104,7 +104,7 @@ func (o outer) carries(t testing.TB, w *wire, i int) string {
 	return fmt.Sprintf("%s, %d", strings.Join(strings.Split(o.inner, ""), " and "), mtu)
 }
 
-// Every mode with every encapsulation that the kernel has for it, and the README's table of them.
+// Every mode with every encapsulation that the kernel has for it, and the table of them in docs/static.md.
 func TestModes(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -168,7 +168,7 @@ func setUpOnly(t *testing.T, w *wire, found func(row, encap, what string)) {
 	}
 }
 
-// compareTable compares the README's table with what was found.
+// compareTable compares the table in docs/static.md with what was found.
 func compareTable(t *testing.T, cells map[string]string) {
 	t.Helper()
 	rows := []string{"| mode | " + strings.Join(encaps, " | ") + " |", "| --- |" + strings.Repeat(" --- |", len(encaps))}
@@ -189,13 +189,13 @@ func compareTable(t *testing.T, cells map[string]string) {
 	}
 	const opens, closes = "<!-- modes -->\n", "<!-- /modes -->"
 	right := strings.Join(rows, "\n") + "\n"
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../docs/static.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(readme), opens)
+	_, rest, _ := strings.Cut(string(page), opens)
 	table, _, _ := strings.Cut(rest, closes)
 	if strings.TrimSpace(table) != strings.TrimSpace(right) {
-		t.Errorf("the README's table, between %sand %s, has to be\n%s", opens, closes, right)
+		t.Errorf("the table in docs/static.md, between %sand %s, has to be\n%s", opens, closes, right)
 	}
 }
