@@ -103,7 +103,7 @@ func (l *line) grammar() (root any, options []kong.Option) {
 		for _, other := range l.all[1:] {
 			about += listed(other)
 		}
-		about += "\nThe manual: ipipou(8), ipipou.toml(5)."
+		about += "\nWithout a command it runs tunnels until a signal, and undoes them:\n`ipipou --config office` those of /etc/ipipou/office.toml.\n\nThe manual: ipipou(8), ipipou.toml(5)."
 	}
 	options = []kong.Option{kong.Name(name), kong.Description(about), kong.Vars{"nameHelp": nameHelp}, kong.Embed(&l.always)}
 	takes := c.takes(l)
