@@ -9,15 +9,11 @@ import (
 	"ipipou/plans"
 )
 
-// checkHost looks at the host: for the instance of the flags or, without any, in general.
+// checkHost looks at the host: for the instance of the line or, without any, in general.
 func checkHost(l *line, stdout, stderr io.Writer) int {
 	var config *plans.Config
 	if l.makes() {
-		files, err := l.files()
-		if err != nil {
-			return fail(stderr, err, plans.ExitUsage)
-		}
-		c, _, err := l.resolve(files, stderr)
+		c, err := l.config(stderr)
 		if err != nil {
 			return fail(stderr, err, plans.ExitUsage)
 		}
@@ -37,14 +33,4 @@ func checkHost(l *line, stdout, stderr io.Writer) int {
 		return plans.ExitGeneral
 	}
 	return 0
-}
-
-// makes reports whether the line has anything that makes an instance.
-func (l *line) makes() bool {
-	for name := range l.settings {
-		if name != "v" {
-			return true
-		}
-	}
-	return len(l.Config) > 0
 }

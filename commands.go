@@ -25,8 +25,8 @@ var commands = []command{
 		options: true, run: up,
 	},
 	{
-		word: "check", usage: "[FLAGS]", about: "What this host can do, or lacks for the instance of the flags, and how to mend it.",
-		takes:   func(l *line) []any { return []any{&l.making, &l.looking} },
+		word: "check", usage: "[NAME | FLAGS]", about: "What this host can do, or lacks for the instance of the flags, and how to mend it.",
+		takes:   func(l *line) []any { return []any{&l.maybeName, &l.making, &l.looking} },
 		options: true, run: checkHost,
 	},
 	{
@@ -120,32 +120,22 @@ func (l *line) show(reports func() ([]instance.Report, error), stdout, stderr io
 // reports makes what finds out what is asked for: now, and again each time. Of an instance
 // whose process answers the configuration is not read, if it is not needed for its name.
 func (l *line) reports(stderr io.Writer) (func() ([]instance.Report, error), error) {
-	flags := len(l.Config) > 0
-	for name := range l.settings {
-		flags = flags || name != "v" // which is no flag of an instance
-	}
-	if l.Name == "" && !flags {
+	if !l.makes() {
 		return instance.AskAll, nil
 	}
-	name := ""
+	name, err := "", error(nil)
 	if l.Name != "" {
-		var err error
 		if name, err = plans.ParseName(l.Name); err != nil {
 			return nil, err
 		}
-		l.Config = append(l.Config, l.Name)
 	}
 	var config *plans.Config
 	resolve := func() error {
-		files, err := l.files()
-		if err != nil {
-			return err
-		}
-		c, _, err := l.resolve(files, stderr)
+		c, err := l.config(stderr)
 		config = &c
 		return err
 	}
-	if flags {
+	if l.Name == "" || l.flags() {
 		if err := resolve(); err != nil {
 			return nil, err
 		}

@@ -17,17 +17,10 @@ const (
 )
 
 func diff(l *line, stdout, stderr io.Writer) int {
-	if l.Name != "" {
-		l.Config = append(l.Config, l.Name)
-	}
-	if len(l.Config) == 0 && len(l.settings) == 0 {
+	if !l.makes() {
 		return fail(stderr, errors.New("nothing to compare: want NAME, or --config, or the other flags of an instance"), plans.ExitUsage)
 	}
-	files, err := l.files()
-	if err != nil {
-		return fail(stderr, err, plans.ExitUsage)
-	}
-	config, _, err := l.resolve(files, stderr)
+	config, err := l.config(stderr)
 	if err != nil {
 		return fail(stderr, err, plans.ExitUsage)
 	}

@@ -103,6 +103,32 @@ func (l *line) files() (files []plans.File, err error) {
 	return files, nil
 }
 
+// config is the configuration of the NAME, the files and the flags.
+func (l *line) config(stderr io.Writer) (plans.Config, error) {
+	if l.Name != "" {
+		l.Config = append(l.Config, l.Name)
+	}
+	files, err := l.files()
+	if err != nil {
+		return plans.Config{}, err
+	}
+	c, _, err := l.resolve(files, stderr)
+	return c, err
+}
+
+// makes reports whether the line has anything that makes an instance.
+func (l *line) makes() bool { return l.Name != "" || l.flags() }
+
+// flags reports whether the line has flags that make an instance.
+func (l *line) flags() bool {
+	for name := range l.settings {
+		if name != "v" {
+			return true
+		}
+	}
+	return len(l.Config) > 0
+}
+
 // resolve makes the configuration and the log, and says what is noteworthy about them.
 func (l *line) resolve(files []plans.File, stderr io.Writer) (plans.Config, *slog.Logger, error) {
 	config, err := plans.Resolve(l.Config, files, l.settings, os.ReadFile)

@@ -126,18 +126,24 @@ func (e *exchange) restart() {
 
 // path notes whether the path is dead by other evidence than the server's silence, and
 // says whether to send now. While it is dead authentications are repeated for ever,
-// answered or not; then again only those that are unanswered.
+// answered or not; then again only those that are unanswered. Of what was not answered
+// because the path was dead the server is not to blame.
 func (e *exchange) path(dead bool) (send bool) {
 	if e.dead == dead {
 		return false
 	}
 	e.dead = dead
-	if dead {
+	switch {
+	case dead, e.outstanding:
 		e.restart()
-	} else if !e.outstanding && !e.failing {
+		send = true
+	case !e.failing:
 		e.step, e.tries, e.retryAt = 0, 0, time.Time{}
 	}
-	return dead
+	if !dead {
+		e.unanswered, e.outstanding = 0, false
+	}
+	return send
 }
 
 // answered notes a good reply.

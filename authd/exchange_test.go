@@ -215,6 +215,24 @@ func TestExchangeDeadPath(t *testing.T) {
 	s.check(t, []int{503, 563}, map[int]event{123: isSilent, 503: isUp})
 }
 
+// What was not answered while the path was dead is no reason to call the server lost when it is back: it is asked at
+// once.
+func TestExchangePathIsBack(t *testing.T) {
+	s := newSim(0, true, false)
+	s.tell(s.e.answered())
+	s.e.path(true)
+	s.send()
+	s.run(6)
+	if !s.e.path(false) {
+		t.Error("nothing to send when the path is back, and authentications are unanswered")
+	}
+	s.send()
+	s.run(7)
+	s.answers = always
+	s.run(100)
+	s.check(t, []int{0, 1, 3, 6, 7, 9}, map[int]event{0: isUp})
+}
+
 // A keepalive of a second, whose ticks come a moment sooner than that after the last was sent.
 func TestExchangeKeepaliveOfASecond(t *testing.T) {
 	s := newSim(time.Second, true, false)

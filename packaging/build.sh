@@ -85,7 +85,8 @@ deb() {
 	for example in packaging/examples/* docs/examples/* docs/reference.toml docs/grafana.json; do
 		put "$example" "$doc/examples/${example##*/}"
 	done
-	squeeze README.md "$doc/README.md"
+	sed "s,](docs/,](,g" README.md >"$work/README.md"
+	squeeze "$work/README.md" "$doc/README.md"
 	for page in docs/*.md; do
 		squeeze "$page" "$doc/${page##*/}"
 	done
