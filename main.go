@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ func main() {
 	// A daemon that has little to do for days: its memory counts for more than the
 	// milliseconds that it takes to start.
 	debug.SetGCPercent(50)
+	runtime.MemProfileRate = 0 // nobody will look
 	os.Exit(run(args[1:], os.Stdout, os.Stderr))
 }
 

@@ -358,15 +358,22 @@ func (c *Client) Run(ctx context.Context, again <-chan struct{}) error {
 
 // apart does f on a goroutine of its own, and waits for it. A signature takes some 16 KiB
 // of stack, and a goroutine that waits would keep them until the next collection: those of
-// a thousand clients that start together are more than all else that they have.
+// a thousand clients that start together are more than all else that they have. Nor are a
+// thousand at it at once.
 func apart(f func()) {
+	signing <- struct{}{}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		f()
 	}()
 	<-done
+	<-signing
 }
+
+// signing has one for each that is at it. There are more than processors, for some wait for
+// the system.
+var signing = make(chan struct{}, 64)
 
 func (c *Client) receive(ctx context.Context, replies chan<- Datagram) error {
 	buf := make([]byte, max(replyBuf, 15*4+udpHeaderLen+len(c.cfg.Auth.Token)))

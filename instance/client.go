@@ -22,7 +22,7 @@ type client struct {
 }
 
 // newClient opens the sockets of a tunnel that is up, and authenticates it.
-func newClient(in *Instance, t plans.Tunnel, now *moment) (*client, error) {
+func newClient(in *Instance, t *plans.Tunnel, now *moment) (*client, error) {
 	c := &client{mover: newMover(in, t, now)}
 	conf, err := c.config()
 	if err != nil {
@@ -44,11 +44,11 @@ func newClient(in *Instance, t plans.Tunnel, now *moment) (*client, error) {
 
 func (c *client) config() (authd.ClientConfig, error) {
 	a := c.tunnel.Auth
-	from, err := local(c.tunnel, c.vars)
+	from, err := local(*c.tunnel, c.vars)
 	return authd.ClientConfig{
 		Name: c.tunnel.Dev, Local: from, Remote: c.remote(), Device: c.tunnel.FOUDev,
-		Auth:        authOf(c.tunnel),
-		Inner:       inner(c.tunnel),
+		Auth:        authOf(*c.tunnel),
+		Inner:       inner(*c.tunnel),
 		Diverted:    c.tunnel.Backend == plans.BPF,
 		TTL:         a.TTL,
 		Keepalive:   time.Duration(a.Keepalive) * time.Second,
@@ -65,7 +65,7 @@ func (c *client) refresh() (from, to netip.AddrPort, err error) {
 	if err := c.follow(); err != nil {
 		return from, to, err
 	}
-	from, err = local(c.tunnel, c.vars)
+	from, err = local(*c.tunnel, c.vars)
 	if err == nil && c.monitored() {
 		c.way = c.wayNow(from.Addr())
 		if c.lost.Load() {
@@ -86,7 +86,8 @@ func (in *Instance) Reauth(ctx context.Context) error {
 		return err
 	}
 	now := in.anew()
-	for _, t := range in.Config.Tunnels {
+	for i := range in.Config.Tunnels {
+		t := &in.Config.Tunnels[i]
 		c := &client{mover: newMover(in, t, now)}
 		conf, err := c.config()
 		if err != nil {

@@ -241,10 +241,11 @@ func (in *Instance) serve(ctx context.Context) error {
 	watched := map[string]bool{} // interfaces of server tunnels
 	now := in.anew()
 	defer func() { closeAll(clients) }()
-	for _, t := range in.Config.Tunnels {
+	for i := range in.Config.Tunnels {
+		t := &in.Config.Tunnels[i]
 		switch t.Role {
 		case plans.Server:
-			servers = append(servers, t)
+			servers = append(servers, *t)
 			if t.Backend == plans.BPF && !watched[t.Dev] {
 				watched[t.Dev] = true
 				s := &static{newMover(in, t, now)}
@@ -320,7 +321,7 @@ func (in *Instance) serve(ctx context.Context) error {
 		// seconds at most, and what it takes meanwhile is less.
 		debug.SetGCPercent(20)
 	}
-	debug.FreeOSMemory() // to open sockets and to sign took some
+	release() // to open sockets and to sign took some
 	all.Wait()
 	mends.names.check(in.Config.Tunnels)
 	var own *Error

@@ -182,8 +182,8 @@ func (m *mender) all(ctx context.Context) (whole bool) {
 		}
 	}
 	for _, mv := range m.movers {
-		if mv.tunnel.Backend != plans.BPF && m.names.free(mv.tunnel, links) {
-			put("the interface "+mv.tunnel.Dev, m.names.retaken(mv.tunnel, mv.relink))
+		if mv.tunnel.Backend != plans.BPF && m.names.free(*mv.tunnel, links) {
+			put("the interface "+mv.tunnel.Dev, m.names.retaken(*mv.tunnel, mv.relink))
 		}
 	}
 	if m.server == nil {

@@ -63,7 +63,7 @@ func (m *mover) peer() netip.AddrPort {
 
 // pinged watches the path of a static tunnel.
 func (in *Instance) pinged(m *mover) {
-	m.ping = in.prober(m.tunnel, m.peer, m.heard, m.unheard, func() { signal(m.look) })
+	m.ping = in.prober(*m.tunnel, m.peer, m.heard, m.unheard, func() { signal(m.look) })
 	m.ping.Begin()
 }
 
@@ -95,7 +95,7 @@ func (c *client) watched(conf *authd.ClientConfig) {
 	remote := func() netip.AddrPort { return c.auth.Remote() }
 	conf.OnRefused = func(reason string) { c.in.board.refused(title, reason) }
 	if c.tunnel.Monitor == plans.MonitorPing {
-		c.ping = c.in.prober(c.tunnel, remote,
+		c.ping = c.in.prober(*c.tunnel, remote,
 			func() { c.heard(); c.auth.Path(false) },
 			func() { c.unheard(); c.auth.Path(true) },
 			func() {})
@@ -126,7 +126,7 @@ func (c *client) wayNow(from netip.Addr) *authd.Way {
 			return nil
 		}
 	}
-	way, err := authd.WayTo(from, c.tunnel.RemoteIP, device)
+	way, err := authd.WayTo(from, c.at, device)
 	if err != nil {
 		return nil
 	}
@@ -138,7 +138,7 @@ func (c *client) wayNow(from netip.Addr) *authd.Way {
 func (c *client) rerouted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	from, err := local(c.tunnel, c.vars)
+	from, err := local(*c.tunnel, c.vars)
 	if err != nil {
 		return false
 	}
@@ -147,6 +147,6 @@ func (c *client) rerouted() bool {
 		return false
 	}
 	c.way = now
-	c.in.Log.Info(fmt.Sprintf("%s: the way to %s has changed, authenticating anew", c.tunnel.Dev, c.tunnel.RemoteIP))
+	c.in.Log.Info(fmt.Sprintf("%s: the way to %s has changed, authenticating anew", c.tunnel.Dev, c.at))
 	return true
 }

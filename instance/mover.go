@@ -27,14 +27,15 @@ type mover struct {
 	ping  *probe.Prober // of the path; nil without
 
 	mu     sync.Mutex
-	tunnel plans.Tunnel      // RemoteIP is what the name stood for last
+	tunnel *plans.Tunnel     // of the configuration, which a thousand share; not to be changed
+	at     netip.Addr        // of the other end, what its name stood for last
 	vars   map[string]string // of those by which it is moved
 	index  int               // of the outer interface; another when it was made anew
 	owed   bool              // the last move failed half-way
 }
 
-func newMover(in *Instance, t plans.Tunnel, now *moment) *mover {
-	m := &mover{in: in, again: make(chan struct{}, 1), look: make(chan struct{}, 1), tunnel: t, vars: map[string]string{}, index: now.index(t.FOUDev)}
+func newMover(in *Instance, t *plans.Tunnel, now *moment) *mover {
+	m := &mover{in: in, again: make(chan struct{}, 1), look: make(chan struct{}, 1), tunnel: t, at: t.RemoteIP, vars: map[string]string{}, index: now.index(t.FOUDev)}
 	for _, name := range append(t.OwnVars(), t.Addressing()...) {
 		if value, known := in.vars[name]; known {
 			m.vars[name] = value
@@ -54,7 +55,7 @@ func (m *mover) all(own map[string]string) map[string]string {
 func (m *mover) relink(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, err := m.in.run.Run(ctx, m.tunnel.Relink(false), m.all(m.vars))
+	_, err := m.in.run.Run(ctx, m.now().Relink(false), m.all(m.vars))
 	return err
 }
 
@@ -75,8 +76,15 @@ func signal(c chan struct{}) {
 	}
 }
 
+// now is the tunnel with the other end where it is now. The caller holds the lock.
+func (m *mover) now() plans.Tunnel {
+	t := *m.tunnel
+	t.RemoteIP = m.at
+	return t
+}
+
 func (m *mover) remote() netip.AddrPort {
-	return netip.AddrPortFrom(m.tunnel.RemoteIP, m.tunnel.RemotePort)
+	return netip.AddrPortFrom(m.at, m.tunnel.RemotePort)
 }
 
 // gone is the error of a tunnel whose outer interface is no more.
@@ -134,11 +142,11 @@ func (m *mover) follow() error {
 	m.owed = true
 	outer := now.index(m.tunnel.FOUDev)
 	if outer != m.index {
-		if err := m.in.leave(context.Background(), m.tunnel, m.index, m.all(m.vars)); err != nil {
+		if err := m.in.leave(context.Background(), m.now(), m.index, m.all(m.vars)); err != nil {
 			return err
 		}
 	}
-	if _, err := m.in.run.Run(context.Background(), m.tunnel.Move(), m.all(vars)); err != nil {
+	if _, err := m.in.run.Run(context.Background(), m.now().Move(), m.all(vars)); err != nil {
 		return err
 	}
 	before, after := m.vars, vars
@@ -214,15 +222,15 @@ func (m *mover) watch(ctx context.Context) error {
 		case <-time.After(time.Until(next)):
 		}
 		next = time.Now().Add(lookups)
-		ips, err := lookup(ctx, m.tunnel)
+		ips, err := lookup(ctx, *m.tunnel)
 		if ctx.Err() != nil {
 			return nil
 		}
 		m.mu.Lock()
-		now := m.tunnel.RemoteIP
+		now := m.at
 		moved := err == nil && !slices.Contains(ips, now)
 		if moved {
-			m.tunnel.RemoteIP = ips[0]
+			m.at = ips[0]
 		}
 		m.mu.Unlock()
 		switch {

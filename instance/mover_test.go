@@ -43,7 +43,7 @@ func moved(t *testing.T, said *strings.Builder) *static {
 		now.answers[name] = answer{value: "7"}
 	}
 	now.indexes[tunnel.FOUDev] = 0
-	return &static{&mover{in: in, again: make(chan struct{}, 1), tunnel: tunnel, index: 7, vars: map[string]string{tunnel.IPVar(): "192.0.2.1"}}}
+	return &static{&mover{in: in, again: make(chan struct{}, 1), tunnel: &tunnel, at: tunnel.RemoteIP, index: 7, vars: map[string]string{tunnel.IPVar(): "192.0.2.1"}}}
 }
 
 // Whose outer interface is gone does not move, nor try to: an address that was asked for
@@ -93,7 +93,7 @@ func TestGuardedWhenItIsThere(t *testing.T) {
 // A server's peer is where it authenticates from, whatever the name of who may.
 func TestServersDoNotFollowNames(t *testing.T) {
 	for role, want := range map[plans.Role]bool{plans.Server: false, plans.Client: true, plans.Static: true} {
-		m := &mover{tunnel: plans.Tunnel{Role: role, RemoteHost: "a", Monitor: plans.MonitorPing}}
+		m := &mover{tunnel: &plans.Tunnel{Role: role, RemoteHost: "a", Monitor: plans.MonitorPing}}
 		if m.refreshes() != want {
 			t.Errorf("role %v: its name is resolved anew: %v, want %v", role, !want, want)
 		}

@@ -79,7 +79,7 @@ func (m *mender) expected() []plans.Part {
 		}
 	}
 	for _, mv := range m.movers {
-		add(mv.tunnel, true, mv.vars)
+		add(mv.now(), true, mv.vars)
 	}
 	return all
 }

@@ -109,8 +109,8 @@ func newStocked(t *testing.T, tunnels int) *stocked {
 	}
 	now := in.anew()
 	var movers []*mover
-	for _, tunnel := range in.Config.Tunnels {
-		movers = append(movers, newMover(in, tunnel, now))
+	for i := range in.Config.Tunnels {
+		movers = append(movers, newMover(in, &in.Config.Tunnels[i], now))
 	}
 	s.mender = newMender(in, nil, movers, now)
 	// As Up does; of two ways to listen it takes the first.
