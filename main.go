@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -107,7 +108,7 @@ func (l *line) files() (files []plans.File, err error) {
 
 // config is the configuration of the NAME, the files and the flags.
 func (l *line) config(stderr io.Writer) (plans.Config, error) {
-	if l.Name != "" {
+	if l.Name != "" && !slices.Contains(l.Config, l.Name) { // --watch asks again
 		l.Config = append(l.Config, l.Name)
 	}
 	files, err := l.files()

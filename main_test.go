@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -190,5 +191,22 @@ func TestLogsPage(t *testing.T) {
 	}
 	if events < 12 {
 		t.Errorf("found %d events: has their form changed?", events)
+	}
+}
+
+// The configuration of a name can be read again and again, as by status --watch.
+func TestConfigAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "office.toml")
+	if err := os.WriteFile(path, []byte("server = true\nfou-dev = \"lo\"\nauth-token = \"t\"\n[[tunnel]]\nnumber = 3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, _, err := parse([]string{"status", path}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if c, err := l.config(io.Discard); err != nil || len(c.Tunnels) != 1 {
+			t.Errorf("%d tunnels, %v", len(c.Tunnels), err)
+		}
 	}
 }
