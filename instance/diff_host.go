@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ipipou/datapath"
 	"ipipou/plans"
 	"ipipou/runner"
 )
@@ -38,7 +37,7 @@ type surveyor struct {
 // names are asked for, and nft for its words of the plan's rules.
 func survey(ctx context.Context, c plans.Config, thorough bool) (*surveyor, error) {
 	s := &surveyor{
-		host:    &host{exec: runner.Command(runner.DefaultTimeout), links: map[string]*link{}, states: map[int]*datapath.State{}},
+		host:    newHost(),
 		ctx:     ctx,
 		reading: plans.NewReading(),
 		found:   plans.Found{Vars: map[string]string{plans.RunDir: "run"}, Peers: map[int]plans.Bound{}},

@@ -112,10 +112,7 @@ func (in *Instance) Run(ctx context.Context) (err error) {
 // changed is told of each change of a tunnel's state or peer.
 func (in *Instance) changed(title string, s standing) {
 	in.hooks.changed(title, s)
-	select {
-	case in.news <- struct{}{}:
-	default: // systemd is about to be told
-	}
+	signal(in.news)
 }
 
 func (in *Instance) prepare(j *runner.Journal) {
